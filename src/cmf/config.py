@@ -1,0 +1,181 @@
+"""The settings of one store: `.cmf/config.yaml` and the environment. Nothing else in the package reads either.
+
+No secret is ever in them: keys and tokens live in `.cmf/keys`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cmf.errors import ConflictError, CorruptError, UnsupportedError, UsageError
+
+VERSION = 1
+FILE = "config.yaml"
+FOLDER = ".cmf"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A hub that this store pushes to and pulls from."""
+
+    url: str
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a person set for one store. Sizes in bytes."""
+
+    v: int = VERSION
+    site: str = ""
+    remotes: dict[str, Remote] = {}
+    untracked_bytes_max: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        if self.site and not NAME.fullmatch(self.site):
+            raise ValueError(f"site '{self.site}' is not a name of letters, digits, '.', '_' and '-'")
+        for name in self.remotes:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"remote '{name}' is not a name of letters, digits, '.', '_' and '-'")
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the environment says, read once by a face and handed down."""
+
+    dir: str = ""
+    remote: str = ""
+    off: bool = False
+    execution: str = ""
+    attempt: str = ""
+    rank: int = 0
+    user: str = ""
+    state_home: Path = Path()
+    color: bool = True
+    variables: dict[str, str] = {}
+
+
+RECORDED = (
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "CONDA_DEFAULT_ENV",
+    "VIRTUAL_ENV",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_ID",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LANG",
+)
+"""The environment variables that a record may carry: an allow-list, so that no secret ever enters one."""
+
+
+def environment(values: Mapping[str, str] | None = None) -> Environment:
+    """Read the environment: the only function that does."""
+    env = os.environ if values is None else values
+    mode = env.get("CMF_MODE", "local")
+    if mode not in ("", "local", "off"):
+        raise UsageError(f"CMF_MODE is '{mode}'.", hint="It takes 'local' or 'off'.")
+    rank = env.get("CMF_RANK", "0")
+    if not rank.isdigit():
+        raise UsageError(f"CMF_RANK is '{rank}'.", hint="It takes a whole number from 0.")
+    home = Path(env.get("HOME") or "/")
+    return Environment(
+        dir=env.get("CMF_DIR", ""),
+        remote=env.get("CMF_REMOTE", ""),
+        off=mode == "off",
+        execution=env.get("CMF_EXECUTION", ""),
+        attempt=env.get("CMF_ATTEMPT", ""),
+        rank=int(rank),
+        user=env.get("USER") or env.get("LOGNAME") or "",
+        state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",
+        color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
+        variables={name: env[name] for name in RECORDED if name in env},
+    )
+
+
+def find(start: Path, *, override: str = "") -> Path | None:
+    """Return the `.cmf` folder that holds for a path: ``override`` (`CMF_DIR`), else the nearest one above; or None."""
+    if override:
+        folder = Path(override)
+        return folder if folder.is_dir() else None
+    for parent in (start, *start.parents):
+        if (parent / FOLDER).is_dir():
+            return parent / FOLDER
+    return None
+
+
+def place(start: Path, *, override: str = "") -> Path:
+    """Return where `.cmf` is or belongs: found, else at the top of the git work tree, else here."""
+    found = find(start, override=override)
+    if found is not None:
+        return found
+    if override:
+        return Path(override)
+    for parent in (start, *start.parents):
+        if (parent / ".git").exists():
+            return parent / FOLDER
+    return start / FOLDER
+
+
+def read(folder: Path) -> Config:
+    """Return the settings in a `.cmf` folder; the defaults if it has no file."""
+    path = folder / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path} cannot be read: {error}.", kind="config") from error
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        value: Any = YAML(typ="safe", pure=True).load(text) or {}
+    except YAMLError as error:
+        raise CorruptError(
+            f"{path} is not valid YAML.", hint=str(error).replace("\n", " ")[:300], kind="config"
+        ) from error
+    if isinstance(value, dict) and isinstance(value.get("v"), int) and value["v"] > VERSION:
+        raise UnsupportedError(
+            f"{path} has format version {value['v']}; this version reads {VERSION}.",
+            hint="Upgrade cmf.",
+            kind="newer-format",
+        )
+    try:
+        return msgspec.convert(value, Config)
+    except msgspec.ValidationError as error:
+        raise CorruptError(f"{path} holds a wrong setting: {error}.", hint="Mend it by hand.", kind="config") from error
+
+
+def write(folder: Path, config: Config) -> None:
+    """Write the settings atomically."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    buffer = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.dump(msgspec.to_builtins(config) | {"v": VERSION}, buffer)
+    path = folder / FILE
+    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    try:
+        temporary.write_text(buffer.getvalue(), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConflictError(f"{path} cannot be written: {error.strerror}.", kind="disk") from error
+
+
+def slugged(text: str) -> str:
+    """Make a site's or remote's name out of any text."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "site"

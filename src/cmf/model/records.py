@@ -1,0 +1,341 @@
+"""The six kinds of record, their fields, and how one is named, salted and read.
+
+A record's id is the SHA-256 of its exact bytes. The scope is not inside it: it comes from the segment that carries
+the record. Every record but an artifact carries a salt, added when a journal's draft is taken into a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from cmf.errors import CorruptError, UsageError
+from cmf.model import digest as digests
+from cmf.model import encoding
+
+SCOPE_PARTS = (2, 6)
+SALT_BYTES = 16
+TEXT_CHARS_MAX = 4096
+SENT_BYTES_MAX = 1 << 20
+
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_EXECUTION_NODE = re.compile(r"execution:([^:]+):([0-9a-f-]{36})")
+
+RELATIONS = ("part_of", "same_as", "derived_from", "version_of", "child_of", "reproduces", "via")
+
+
+class _Record(msgspec.Struct, tag_field="kind", omit_defaults=True):
+    kind: ClassVar[str] = ""
+
+
+class Execution(_Record, tag="execution", kw_only=True):
+    """The birth of an execution: what is known when it starts. ``started`` is wall time in µs."""
+
+    kind: ClassVar[str] = "execution"
+    id: str
+    name: str = ""
+    command: list[str] = []
+    started: int
+    params: dict[str, Any] = {}
+    parent: str = ""
+    author: str = ""
+    salt: str = ""
+
+
+class Artifact(_Record, tag="artifact", kw_only=True):
+    """Bytes with an identity. No name, type, size, time or site: the same bytes at two sites are the same record."""
+
+    kind: ClassVar[str] = "artifact"
+    digest: str
+
+
+class Pointer(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The pointer file beside the code that names an artifact, and the last git commit of that file."""
+
+    path: str
+    commit: str = ""
+
+
+class Event(_Record, tag="event", kw_only=True):
+    """An execution used (``input``) or made (``output``) an artifact. ``t`` in µs, ``size`` in bytes."""
+
+    kind: ClassVar[str] = "event"
+    execution: str
+    direction: Literal["input", "output"]
+    artifact: str
+    path: str | dict[str, str] = ""
+    type: str = ""
+    role: str = ""
+    name: str = ""
+    size: int | None = None
+    attributes: dict[str, Any] = {}
+    t: int
+    pointer: Pointer | None = None
+    salt: str = ""
+
+
+class Link(_Record, tag="link", kw_only=True):
+    """An edge between two nodes; never a merge of rows."""
+
+    kind: ClassVar[str] = "link"
+    source: str = msgspec.field(name="from")
+    rel: str
+    to: str
+    salt: str = ""
+
+
+class Property(_Record, tag="property", kw_only=True):
+    """One write to the register ``(scope, subject, key)``; ``t`` in µs, more than that of any value it has seen."""
+
+    kind: ClassVar[str] = "property"
+    subject: str
+    key: str
+    value: Any = None
+    t: int
+    salt: str = ""
+
+
+class Stats(msgspec.Struct, array_like=True):
+    """Last, least, greatest, sum and count of one name's finite points in a chunk (null where there is none)."""
+
+    last: Any
+    least: float | None
+    greatest: float | None
+    total: float | None
+    count: int
+
+
+class Series(_Record, tag="series", kw_only=True):
+    """One chunk of step metrics: ``rows`` rows from row ``first`` of one set of names of one process of an attempt.
+
+    ``steps`` holds the first and the last step, ``times`` the first and last time in µs.
+    """
+
+    kind: ClassVar[str] = "series"
+    execution: str
+    names: list[str]
+    attempt: str
+    rank: int
+    first: int
+    rows: int
+    steps: tuple[int, int]
+    times: tuple[int, int]
+    object: str
+    size: int
+    stats: list[Stats]
+    salt: str = ""
+
+
+Record = Execution | Artifact | Event | Link | Property | Series
+KINDS = frozenset(kind.kind for kind in (Execution, Artifact, Event, Link, Property, Series))
+
+_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    """Return a record's bytes; refuse one over 64 KiB with `UsageError`."""
+    data = encoding.encode(record)
+    if len(data) > encoding.RECORD_BYTES_MAX:
+        raise UsageError(
+            f"A {record.kind} record would take {len(data)} bytes; the limit is {encoding.RECORD_BYTES_MAX}.",
+            hint="Record large values as an output file.",
+            kind="limit",
+        )
+    return data
+
+
+def salted(record: Record, secret: bytes) -> tuple[bytes, bytes]:
+    """Complete a draft with its salt; return its id and its bytes. The same draft always gives the same id."""
+    if not isinstance(record, Artifact):
+        record.salt = ""
+        record.salt = hmac.digest(secret, encoding.encode(record), "sha256")[:SALT_BYTES].hex()
+    data = encoding.encode(record)
+    return hashlib.sha256(data).digest(), data
+
+
+def draft(data: bytes) -> Record:
+    """Read a draft from a journal: a record that may still lack its salt."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise CorruptError(f"A journal holds a frame that is not a record: {error}.", kind="record") from error
+
+
+def read(data: bytes) -> Record | None:
+    """Read a record's bytes strictly; None for a kind that this version does not know (kept and forwarded as it is).
+
+    Raises `CorruptError` for bytes outside the profile and for a known kind whose fields have wrong forms.
+    """
+    value = encoding.decode(data)
+    kind = value.get("kind")
+    if not isinstance(kind, str) or not kind:
+        raise CorruptError("A record has no kind.", kind="record")
+    if kind not in KINDS:
+        return None
+    try:
+        record = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise CorruptError(f"A record of kind '{kind}' has a wrong form: {error}.", kind="record") from error
+    _check(record)
+    return record
+
+
+def trusted(data: bytes) -> Record | None:
+    """Read bytes that were checked by `read` when they came in; None for an unknown kind. Nothing is checked again."""
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError:
+        return None
+
+
+def content(record: Execution) -> bytes:
+    """Return the hash of a birth without its salt: births that differ only in salt are equal."""
+    salt, record.salt = record.salt, ""
+    try:
+        return digests.sha256(encoding.encode(record))
+    finally:
+        record.salt = salt
+
+
+def time_of(record: Record | None) -> int | None:
+    """Return the time in µs that a record carries, or None."""
+    if isinstance(record, Event | Property):
+        return record.t
+    if isinstance(record, Execution):
+        return record.started
+    if isinstance(record, Series):
+        return record.times[1]
+    return None
+
+
+def objects_of(record: Record | None) -> list[str]:
+    """Return what a record names as its own evidence: series chunks and ``$object`` values, files or folders.
+
+    The bytes of an event's artifact are not among them: data moves by policy, evidence with the record.
+    """
+    if isinstance(record, Series):
+        return [record.object]
+    if isinstance(record, Property):
+        return encoding.objects_in(record.value)
+    if isinstance(record, Event):
+        return encoding.objects_in(record.attributes)
+    if isinstance(record, Execution):
+        return encoding.objects_in(record.params)
+    return []
+
+
+def sent_with(record: Record | None) -> list[str]:
+    """Return the digests that a push sends along with a record: its evidence, and artifacts of up to 1 MiB."""
+    if isinstance(record, Event) and record.size is not None and record.size <= SENT_BYTES_MAX:
+        return [record.artifact, *objects_of(record)]
+    return objects_of(record)
+
+
+def _check(record: Record) -> None:
+    """Check what the types cannot say. Wrong forms are refused, so that no fold ever meets them."""
+    if isinstance(record, Artifact):
+        digests.check_digest(record.digest)
+        return
+    if not re.fullmatch(r"[0-9a-f]{32}", record.salt):
+        raise CorruptError(f"A record of kind '{record.kind}' has no valid salt.", kind="record")
+    if isinstance(record, Execution):
+        _require(is_execution_id(record.id), "execution id", record.id)
+        _require(not record.parent or _EXECUTION_NODE.fullmatch(record.parent) is not None, "parent", record.parent)
+    elif isinstance(record, Event):
+        _require(is_execution_id(record.execution), "execution id", record.execution)
+        digests.check_digest(record.artifact)
+        if isinstance(record.path, dict):
+            _require(list(record.path) == ["$b"], "path", str(record.path))
+    elif isinstance(record, Link):
+        for node in (record.source, record.to):
+            _require(is_node(node), "node", node)
+        _require(bool(record.rel), "relation", record.rel)
+    elif isinstance(record, Property):
+        _require(is_node(record.subject), "subject", record.subject)
+        _require(0 < len(record.key) <= TEXT_CHARS_MAX, "key", record.key)
+    else:
+        _check_series(record)
+    _require((time_of(record) or 0) >= 0, "time", str(time_of(record)))
+    for digest in objects_of(record):
+        digests.check_digest(digest)
+
+
+def _check_series(record: Series) -> None:
+    _require(is_execution_id(record.execution), "execution id", record.execution)
+    _require(record.rows > 0 and record.first >= 0 and record.rank >= 0, "row count", str(record.rows))
+    _require(record.names == sorted(set(record.names)) and len(record.names) > 0, "set of names", str(record.names))
+    _require(len(record.stats) == len(record.names), "statistics", str(len(record.stats)))
+
+
+def _require(holds: object, what: str, text: str) -> None:
+    if not holds:
+        raise CorruptError(f"A record has a wrong {what}: '{text[:80]}'.", kind="record")
+
+
+# ---- scopes and nodes ------------------------------------------------------------------------------------------
+
+
+def is_execution_id(text: str) -> bool:
+    """Tell whether this is an execution's id: a lower-case UUID."""
+    return _UUID.fullmatch(text) is not None
+
+
+def is_scope(text: str) -> bool:
+    """Tell whether this is a scope: 2 to 6 parts of ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``, the last one the stage."""
+    parts = text.split("/")
+    return SCOPE_PARTS[0] <= len(parts) <= SCOPE_PARTS[1] and all(_PART.fullmatch(part) for part in parts)
+
+
+def check_scope(text: str) -> str:
+    """Return the scope as it is, or raise `UsageError` with a suggestion."""
+    if is_scope(text):
+        return text
+    parts = [slug(part) for part in text.split("/") if slug(part)][: SCOPE_PARTS[1]]
+    if len(parts) == 1:
+        parts.append("main")
+    suggestion = "/".join(parts) or "pipeline/stage"
+    raise UsageError(
+        f"'{text[:200]}' is not a scope: it takes 2 to 6 parts of letters, digits, '.', '_' and '-', joined by '/'.",
+        hint=f"Try '{suggestion}'.",
+        kind="scope",
+    )
+
+
+def slug(text: str) -> str:
+    """Make one part of a scope out of any text; empty if nothing usable is left."""
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+    return kept[:64].rstrip("-._")
+
+
+def covers(prefix: str, scope: str) -> bool:
+    """Tell whether a scope is this prefix or lies below it. The empty prefix covers all."""
+    return not prefix or scope == prefix or scope.startswith(prefix + "/")
+
+
+def execution_node(scope: str, execution_id: str) -> str:
+    """Return the node of an execution: ``execution:SCOPE:ID``."""
+    return f"execution:{scope}:{execution_id}"
+
+
+def split_execution(node: str) -> tuple[str, str] | None:
+    """Return (scope, id) of an execution's node, or None if it is another node."""
+    match = _EXECUTION_NODE.fullmatch(node)
+    return (match[1], match[2]) if match else None
+
+
+def is_node(text: str) -> bool:
+    """Tell whether this names a node: an execution, an artifact, a record, a site, or the scope itself."""
+    kind, _, rest = text.partition(":")
+    if kind == "execution":
+        found = split_execution(text)
+        return found is not None and is_scope(found[0]) and is_execution_id(found[1])
+    if kind == "artifact":
+        return digests.is_digest(rest)
+    if kind in ("record", "site"):
+        return re.fullmatch(r"[0-9a-f]{64}" if kind == "record" else r"[0-9a-z-]{1,64}", rest) is not None
+    return text == "scope"

@@ -1,0 +1,255 @@
+"""Segments: signed, hash-chained batches of records of one writer in one scope.
+
+Knows the headers, the signature's payload, the frames of a body and of the wire, and checks all of them. Refuses to
+know where segments are kept and who may write what.
+
+On the wire and in a bundle a segment is ``u16 header length · header · 64-byte signature · body``; the body is zstd
+over ``u8 tag · u32 length · bytes`` frames. All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from cmf.errors import CorruptError, UnsupportedError
+from cmf.model import encoding
+from cmf.model.digest import sha256
+from cmf.model.records import Record, is_scope, read, time_of
+from cmf.model.zstd import compress, decompress
+
+VERSION = 1
+HEADER_BYTES_MAX = 4096
+RECORDS_MAX = 1000
+SIZE_BYTES_MAX = 1 << 20
+SIZE_BYTES_CUT = 256 * 1024
+WIRE_BYTES_MAX = 2 << 20
+PAYLOAD_TYPE = b"application/vnd.cmf.segment.v1"
+
+_FRAME = struct.Struct("<BI")
+_LENGTH = struct.Struct("<H")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+class Genesis(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
+    """The header that starts a stream; the stream's id is the SHA-256 of its bytes. ``created`` is wall time in µs."""
+
+    alg: str
+    created: int
+    n: int
+    nonce: str
+    scope: str
+    site: str
+    v: int
+    writer: str
+
+
+class Header(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """Any later header: it commits to the records' ids, their order, and the header before it."""
+
+    count: int
+    ids: str
+    n: int
+    prev: str
+    sealed: int
+    size: int
+    stream: str
+    t0: int | None = None
+    t1: int | None = None
+    v: int
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """One segment as bytes, with its header decoded. ``hash`` is the SHA-256 of the header bytes."""
+
+    hash: bytes
+    header: bytes
+    signature: bytes
+    body: bytes
+    fields: Genesis | Header
+
+    @property
+    def stream(self) -> bytes:
+        """Return the raw id of the stream that this segment belongs to."""
+        return self.hash if isinstance(self.fields, Genesis) else bytes.fromhex(self.fields.stream)
+
+    @property
+    def n(self) -> int:
+        """Return the position in the stream; 0 is the genesis."""
+        return self.fields.n
+
+
+class Signer(Protocol):
+    """Who signs: ``public`` is the raw 32-byte Ed25519 key."""
+
+    @property
+    def public(self) -> bytes:
+        """Return the raw 32-byte public key."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature of a message."""
+        ...
+
+
+_genesis_decoder = msgspec.json.Decoder(Genesis)
+_header_decoder = msgspec.json.Decoder(Header)
+
+
+def signing_payload(header: bytes) -> bytes:
+    """Return what is signed: the DSSE pre-authentication encoding of the payload type and the header bytes."""
+    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(header), header)
+
+
+def start(scope: str, site: str, signer: Signer, *, created: int, nonce: bytes) -> Segment:
+    """Make the genesis of a new stream. ``nonce`` is 16 random bytes, ``created`` wall time in µs."""
+    fields = Genesis(
+        alg="ed25519",
+        created=created,
+        n=0,
+        nonce=nonce.hex(),
+        scope=scope,
+        site=site,
+        v=VERSION,
+        writer=signer.public.hex(),
+    )
+    header = encoding.encode(fields)
+    return Segment(
+        hash=sha256(header), header=header, signature=signer.sign(signing_payload(header)), body=b"", fields=fields
+    )
+
+
+def seal(
+    stream: bytes, prev: bytes, n: int, records: Sequence[tuple[bytes, bytes, int | None]], signer: Signer, *, now: int
+) -> Segment:
+    """Make the next segment of a stream out of (record id, bytes, time or None). ``now`` is wall time in µs."""
+    inner = b"".join(_FRAME.pack(0, len(data)) + data for _, data, _ in records)
+    times = [t for _, _, t in records if t is not None]
+    fields = Header(
+        count=len(records),
+        ids=sha256(b"".join(id_ for id_, _, _ in records)).hex(),
+        n=n,
+        prev=prev.hex(),
+        sealed=now,
+        size=len(inner),
+        stream=stream.hex(),
+        t0=min(times) if times else None,
+        t1=max(times) if times else None,
+        v=VERSION,
+    )
+    header = encoding.encode(fields)
+    return Segment(
+        hash=sha256(header),
+        header=header,
+        signature=signer.sign(signing_payload(header)),
+        body=compress(inner),
+        fields=fields,
+    )
+
+
+def to_wire(segment: Segment) -> bytes:
+    """Return the segment's bytes on the wire."""
+    return _LENGTH.pack(len(segment.header)) + segment.header + segment.signature + segment.body
+
+
+def from_wire(data: bytes) -> Segment:
+    """Read a segment's bytes; the header is checked, the body and the signature are not yet (`check_body`)."""
+    if len(data) > WIRE_BYTES_MAX:
+        raise CorruptError(f"A segment of {len(data)} bytes is over the limit of {WIRE_BYTES_MAX}.", kind="limit")
+    if len(data) < _LENGTH.size:
+        raise CorruptError("A segment is cut short.", kind="segment")
+    (length,) = _LENGTH.unpack_from(data)
+    if length > HEADER_BYTES_MAX:
+        raise CorruptError(f"A segment's header of {length} bytes is over the limit.", kind="limit")
+    end = _LENGTH.size + length
+    if len(data) < end + 64:
+        raise CorruptError("A segment is cut short.", kind="segment")
+    return parse(data[_LENGTH.size : end], data[end : end + 64], data[end + 64 :])
+
+
+def parse(header: bytes, signature: bytes, body: bytes) -> Segment:
+    """Decode and check a header; raise `CorruptError`, or `UnsupportedError` for a newer version."""
+    value = encoding.decode(header, bytes_max=HEADER_BYTES_MAX)
+    if isinstance(value.get("v"), int) and value["v"] > VERSION:
+        raise UnsupportedError(
+            f"A segment has format version {value['v']}; this version reads up to {VERSION}.",
+            hint="Upgrade cmf.",
+            kind="newer-format",
+        )
+    try:
+        fields: Genesis | Header
+        if value.get("n") == 0:
+            fields = _genesis_decoder.decode(header)
+            _check_genesis(fields)
+        else:
+            fields = _header_decoder.decode(header)
+            _check_header(fields)
+    except msgspec.MsgspecError as error:
+        raise CorruptError(f"A segment's header has a wrong form: {error}.", kind="segment") from error
+    return Segment(hash=sha256(header), header=header, signature=signature, body=body, fields=fields)
+
+
+def _check_genesis(fields: Genesis) -> None:
+    good = (
+        fields.alg == "ed25519"
+        and is_scope(fields.scope)
+        and re.fullmatch(r"[0-9a-f]{32}", fields.nonce)
+        and _HEX64.fullmatch(fields.writer)
+        and re.fullmatch(r"[0-9a-z-]{1,64}", fields.site)
+    )
+    if not good:
+        raise CorruptError("A stream's first header has a wrong field.", kind="segment")
+
+
+def _check_header(fields: Header) -> None:
+    hashes = all(_HEX64.fullmatch(text) for text in (fields.ids, fields.prev, fields.stream))
+    if not hashes or fields.n < 1:
+        raise CorruptError("A segment's header has a wrong field.", kind="segment")
+    if not 1 <= fields.count <= RECORDS_MAX or not 1 <= fields.size <= SIZE_BYTES_MAX:
+        raise CorruptError("A segment is over the limits of 1,000 records and 1 MiB.", kind="limit")
+
+
+def records_of(segment: Segment) -> list[tuple[bytes, bytes]]:
+    """Return (id, bytes) of each record in a segment's body, checked against the header's count, size and ids."""
+    if isinstance(segment.fields, Genesis):
+        if segment.body:
+            raise CorruptError("A stream's first segment has a body.", kind="segment")
+        return []
+    fields = segment.fields
+    inner = decompress(segment.body, fields.size)
+    if len(inner) != fields.size:
+        raise CorruptError("A segment's body has another size than its header says.", kind="segment")
+    found: list[tuple[bytes, bytes]] = []
+    at = 0
+    while at < len(inner):
+        if at + _FRAME.size > len(inner):
+            raise CorruptError("A segment's body is cut short.", kind="segment")
+        tag, length = _FRAME.unpack_from(inner, at)
+        at += _FRAME.size
+        if tag != 0:
+            raise UnsupportedError(f"A segment holds a frame of unknown kind {tag}.", kind="newer-format")
+        if length > encoding.RECORD_BYTES_MAX or at + length > len(inner):
+            raise CorruptError("A segment's frame is over its limit or cut short.", kind="segment")
+        data = inner[at : at + length]
+        found.append((sha256(data), data))
+        at += length
+    if len(found) != fields.count or sha256(b"".join(id_ for id_, _ in found)).hex() != fields.ids:
+        raise CorruptError("A segment's records are not those that its header names.", kind="segment")
+    return found
+
+
+def check_body(segment: Segment) -> list[tuple[bytes, bytes, Record | None]]:
+    """Return (id, bytes, record or None if of an unknown kind), each record read strictly and the times checked."""
+    found = [(id_, data, read(data)) for id_, data in records_of(segment)]
+    if isinstance(segment.fields, Header):
+        times = [t for _, _, record in found if (t := time_of(record)) is not None]
+        unknown = any(record is None for _, _, record in found)
+        if not unknown and (
+            segment.fields.t0 != (min(times) if times else None) or segment.fields.t1 != (max(times) if times else None)
+        ):
+            raise CorruptError("A segment's times are not those of its records.", kind="segment")
+    return found
