@@ -1,0 +1,194 @@
+"""Steps of ancestry in the derived tables: what an execution's inputs came from, and what used its outputs.
+
+Recorded steps (``via``) come first; where an input has none, its producers are found by content. A link counts only for
+events of its scope and below it, so that nobody draws a line through a scope that they cannot write.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from cmf.graph import nodes
+from cmf.graph.index import Edge, Node
+from cmf.model import digest as digests
+from cmf.model import records as model
+from cmf.store.names import pipeline_of
+from cmf.store.sqlite import EACH, Connection, array, known
+
+
+class _Input(NamedTuple):
+    """An input event that no ``via`` explains: who used what, in which scope, and how large it says that is."""
+
+    consumer: int
+    artifact: int
+    scope: int
+    size: int | None
+
+
+class _Producer(NamedTuple):
+    """An output event: which execution made an artifact, in which scope, and how large it says that is."""
+
+    execution: int
+    scope: int
+    size: int | None
+
+
+def up(connection: Connection, executions: Sequence[Node]) -> list[Edge]:
+    """Return the steps from some executions to those that made what they used."""
+    rows = connection.execute(
+        "SELECT i.e, i.a, i.s, i.size, l.target, l.s "
+        f"FROM {EACH} j CROSS JOIN event i ON i.e = j.value AND i.direction = 0 AND i.hidden = 0 "
+        "LEFT JOIN link l ON l.source = i.v AND l.rel = 'via' AND l.hidden = 0",
+        (array(executions),),
+    ).fetchall()
+    speaks = _Scopes(connection).speaks
+    edges = [Edge(e, a, made_by, "via") for e, a, s, _, made_by, by in rows if made_by is not None and speaks(by, s)]
+    recorded = {(edge.consumer, edge.artifact) for edge in edges}
+    found = dict.fromkeys(_Input(*row[:4]) for row in rows if (row[0], row[1]) not in recorded)
+    return list(dict.fromkeys(edges + list(_by_content(connection, list(found)))))
+
+
+def down(connection: Connection, executions: Sequence[Node]) -> list[Edge]:
+    """Return the steps from some executions to those that used what they made: exactly the steps up, turned round."""
+    wanted = array(executions)
+    speaks = _Scopes(connection).speaks
+    edges = [
+        Edge(e, a, made_by, "via")
+        for e, a, s, made_by, by in connection.execute(
+            "SELECT i.e, i.a, i.s, l.target, l.s "
+            f"FROM {EACH} j CROSS JOIN link l ON l.target = j.value AND l.rel = 'via' AND l.hidden = 0 "
+            "JOIN event i ON i.v = l.source AND i.direction = 0 AND i.hidden = 0",
+            (wanted,),
+        ).fetchall()
+        if speaks(by, s)
+    ]
+    rows = connection.execute(
+        "SELECT DISTINCT i.e, i.a, i.s, i.size "
+        f"FROM {EACH} j CROSS JOIN event o ON o.e = j.value AND o.direction = 1 AND o.hidden = 0 "
+        "JOIN event i ON i.a = o.a AND i.direction = 0 AND i.hidden = 0 AND i.e <> o.e "
+        f"AND (i.size IS NULL OR i.size >= {digests.SMALL_BYTES})",
+        (wanted,),
+    ).fetchall()
+    recorded = _recorded(connection, {row[0] for row in rows}, speaks)
+    inputs = [_Input(*row) for row in rows if (row[0], row[1]) not in recorded]
+    asked = set(executions)
+    edges += (edge for edge in _by_content(connection, inputs) if edge.producer in asked)
+    return list(dict.fromkeys(edges))
+
+
+def origin(connection: Connection, scope: str, event_id: bytes) -> str:
+    """Return the node of the execution that made an input event's bytes, as far as this store knows, or "".
+
+    The newest other execution whose output event is not later than the input, the same path preferred; for artifacts
+    under 64 bytes only with the same path in the same pipeline; never a reproduction.
+    """
+    keys = known(connection, [names := nodes.record_key(event_id), place := b"s" + scope.encode()])
+    if len(keys) < 2:
+        return ""
+    row = connection.execute(
+        "SELECT e, a, path, t, size FROM event WHERE v = ? AND s = ?", (keys[names], keys[place])
+    ).fetchone()
+    if row is None:
+        return ""
+    e, a, path, t, size = row
+    speaks = _Scopes(connection).speaks
+    for producer, made_by, made_path, made_s, made_scope, made_size in connection.execute(
+        "SELECT o.e, x.key, o.path, o.s, w.key, o.size FROM event o JOIN node x ON x.i = o.e JOIN node w ON w.i = o.s "
+        "JOIN node r ON r.i = o.v WHERE o.a = ? AND o.direction = 1 AND o.hidden = 0 AND o.e <> ? AND o.t <= ? "
+        "ORDER BY o.path = ? DESC, o.t DESC, r.key DESC",
+        (a, e, t, path),
+    ):
+        same = made_path == path and pipeline_of(made_scope) == scope.rpartition("/")[0]
+        if (same or not _small(size, made_size)) and not _reproductions(connection, [(producer, made_s)], speaks):
+            return nodes.node_text(made_by)
+        if made_path != path and _small(size, None):
+            break  # those with the same path came first
+    return ""
+
+
+def _small(used: int | None, made: int | None) -> bool:
+    """Tell whether an artifact is too small to join anything, as its user says, or else its maker."""
+    size = made if used is None else used
+    return size is not None and size < digests.SMALL_BYTES
+
+
+def _by_content(connection: Connection, inputs: Sequence[_Input]) -> Iterator[Edge]:
+    """Yield the steps that content alone tells: to a sole producer in the same pipeline, else to possible ones."""
+    producers = _producers(connection, {used.artifact for used in inputs}) if inputs else {}
+    pipelines = _Scopes(connection)
+    for used in inputs:
+        others = {
+            made.execution: made.scope
+            for made in producers.get(used.artifact, ())
+            if made.execution != used.consumer and not _small(used.size, made.size)
+        }
+        if not others:
+            yield Edge(used.consumer, used.artifact, None, "source")
+        elif len(others) == 1 and pipelines.same_pipeline(used.scope, next(iter(others.values()))):
+            yield Edge(used.consumer, used.artifact, next(iter(others)), "content")
+        else:
+            yield from (Edge(used.consumer, used.artifact, producer, "possible") for producer in others)
+
+
+def _producers(connection: Connection, artifacts: set[int]) -> dict[int, list[_Producer]]:
+    """Return every output event about each artifact, those of reproductions left out."""
+    rows = connection.execute(
+        "SELECT DISTINCT o.a, o.e, o.s, o.size "
+        f"FROM {EACH} j CROSS JOIN event o ON o.a = j.value AND o.direction = 1 AND o.hidden = 0 ORDER BY 1, 2",
+        (array(sorted(artifacts)),),
+    ).fetchall()
+    speaks = _Scopes(connection).speaks
+    left_out = _reproductions(connection, {(e, s) for _, e, s, _ in rows}, speaks)
+    found: dict[int, list[_Producer]] = defaultdict(list)
+    for a, *made in rows:
+        if made[0] not in left_out:
+            found[a].append(_Producer(*made))
+    return found
+
+
+def _reproductions(
+    connection: Connection, executions: Iterable[tuple[int, int]], speaks: Callable[[int, int], bool]
+) -> set[int]:
+    """Return which of some executions, each with its scope, are said to reproduce another one."""
+    scopes = dict(executions)
+    rows = connection.execute(
+        f"SELECT l.source, l.s FROM {EACH} j CROSS JOIN link l ON l.source = j.value AND l.rel = 'reproduces' "
+        "AND l.hidden = 0",
+        (array(sorted(scopes)),),
+    ).fetchall()
+    return {e for e, by in rows if speaks(by, scopes[e])}
+
+
+def _recorded(connection: Connection, consumers: set[int], speaks: Callable[[int, int], bool]) -> set[tuple[int, int]]:
+    """Return (consumer, artifact) of every input of some executions that a ``via`` explains."""
+    rows = connection.execute(
+        "SELECT i.e, i.a, i.s, l.s "
+        f"FROM {EACH} j CROSS JOIN event i ON i.e = j.value AND i.direction = 0 AND i.hidden = 0 "
+        "JOIN link l ON l.source = i.v AND l.rel = 'via' AND l.hidden = 0",
+        (array(sorted(consumers)),),
+    ).fetchall()
+    return {(e, a) for e, a, s, by in rows if speaks(by, s)}
+
+
+class _Scopes:
+    """The scopes behind integers, looked up when they are first compared."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._found: dict[int, str] = {}
+
+    def speaks(self, by: int, scope: int) -> bool:
+        """Tell whether what one scope says counts in another: in itself and below."""
+        return by == scope or model.covers(self._text(by), self._text(scope))
+
+    def same_pipeline(self, left: int, right: int) -> bool:
+        """Tell whether two scopes are stages of one pipeline."""
+        return left == right or self._text(left).rpartition("/")[0] == self._text(right).rpartition("/")[0]
+
+    def _text(self, scope: int) -> str:
+        if scope not in self._found:
+            (key,) = self._connection.execute("SELECT key FROM node WHERE i = ?", (scope,)).fetchone()
+            self._found[scope] = key[1:].decode()
+        return self._found[scope]

@@ -1,0 +1,127 @@
+"""The chains of segments in the truth tables: inserted, advanced, walked, and the records found inside them.
+
+A head is a segment held complete back to its stream's start; a stream has several when it was written on in two places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cmf.model import records as model
+from cmf.model import segment as segments
+from cmf.model.exchange import Head
+from cmf.model.segment import Genesis, Segment
+from cmf.store.batch import Item
+from cmf.store.sqlite import Connection
+
+
+def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> None:
+    """Insert the segment that starts a stream. ``own``: this store seals into it."""
+    fields = segment.fields
+    assert isinstance(fields, Genesis)
+    s = connection.execute(
+        "INSERT INTO stream (stream, scope, site, writer, own) VALUES (?, ?, ?, ?, ?) RETURNING s",
+        (segment.hash, fields.scope, fields.site, bytes.fromhex(fields.writer), int(own)),
+    ).fetchone()[0]
+    insert_segment(connection, segment, s, (), sparse=False)
+
+
+def insert_segment(connection: Connection, segment: Segment, s: int, ids: Sequence[bytes], *, sparse: bool) -> None:
+    """Insert a segment that isn't held; unless it is ``sparse``, its stream's head moves on to it."""
+    fields = segment.fields
+    prev = b"" if isinstance(fields, Genesis) else bytes.fromhex(fields.prev)
+    g = connection.execute(
+        "INSERT INTO segment (hash, s, n, prev, sparse, header, signature, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+        "RETURNING g",
+        (segment.hash, s, segment.n, prev, int(sparse), segment.header, segment.signature, segment.body),
+    ).fetchone()[0]
+    connection.executemany(
+        "INSERT INTO carried (prefix, g) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        sorted((prefix(id_), g) for id_ in ids),
+    )
+    if not sparse:
+        advance(connection, s, segment)
+
+
+def advance(connection: Connection, s: int, segment: Segment) -> None:
+    """Move the head on to this segment, and over segments that waited sparse behind it."""
+    prev = b"" if isinstance(segment.fields, Genesis) else bytes.fromhex(segment.fields.prev)
+    connection.execute("DELETE FROM head WHERE s = ? AND hash = ?", (s, prev))
+    tips = [(segment.n, segment.hash)]
+    while tips:
+        n, hash_ = tips.pop()
+        behind = connection.execute(
+            "SELECT g, hash FROM segment WHERE s = ? AND n = ? AND prev = ? AND sparse = 1", (s, n + 1, hash_)
+        ).fetchall()
+        for g, following in behind:
+            connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (g,))
+            tips.append((n + 1, following))
+        if not behind:
+            connection.execute("INSERT INTO head (s, n, hash) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (s, n, hash_))
+
+
+def behind(connection: Connection, s: int, held: Sequence[Head]) -> list[int]:
+    """Return a stream's complete segments that are not behind any of the heads held, in order of position."""
+    mine = [
+        head
+        for head in held
+        if connection.execute(
+            "SELECT 1 FROM segment WHERE hash = ? AND s = ? AND sparse = 0", (head.hash, s)
+        ).fetchone()
+    ]
+    heads = {hash_ for (hash_,) in connection.execute("SELECT hash FROM head WHERE s = ?", (s,))}
+    if heads <= {head.hash for head in mine}:
+        return []
+    lowest = min((head.n for head in mine), default=0) if len(heads) == 1 else 0
+    rows = connection.execute(
+        "SELECT g, n, hash, prev FROM segment WHERE s = ? AND n >= ? AND sparse = 0 ORDER BY n, hash",
+        (s, lowest),
+    ).fetchall()
+    previous = {hash_: prev for _, _, hash_, prev in rows}
+    covered: set[bytes] = set()
+    for head in mine:
+        at = head.hash
+        while at in previous and at not in covered:
+            covered.add(at)
+            at = previous[at]
+    return [g for g, _, hash_, _ in rows if hash_ not in covered]
+
+
+def prefix(record_id: bytes) -> int:
+    """Return the hint by which the table ``carried`` names a record."""
+    return int.from_bytes(record_id[:8], "big", signed=True)
+
+
+def find(connection: Connection, record_id: bytes) -> list[Item]:
+    """Return every held copy of a record, in each scope that carries it."""
+    found = [
+        Item(scope, record_id, data, model.trusted(data))
+        for scope, data in connection.execute("SELECT scope, data FROM pending WHERE id = ?", (record_id,))
+    ]
+    for scope, *hit in connection.execute(
+        "SELECT s.scope, g.header, g.signature, g.body FROM carried c JOIN segment g ON g.g = c.g "
+        "JOIN stream s ON s.s = g.s WHERE c.prefix = ?",
+        (prefix(record_id),),
+    ).fetchall():
+        for id_, data in segments.records_of(segments.parse(*hit)):
+            if id_ == record_id:
+                found.append(Item(scope, id_, data, model.trusted(data)))
+    return found
+
+
+def all_items(connection: Connection) -> Iterator[Item]:
+    """Yield every record held, and fill the table ``carried`` on the way, always ahead of what was yielded."""
+    rows = connection.execute(
+        "SELECT g.g, s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.n > 0 ORDER BY g.g"
+    ).fetchall()
+    for g, scope in rows:
+        hit = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
+        held = segments.records_of(segments.parse(*hit))
+        connection.executemany(
+            "INSERT INTO carried (prefix, g) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            [(prefix(id_), g) for id_, _ in held],
+        )
+        for id_, data in held:
+            yield Item(scope, id_, data, model.trusted(data))
+    for scope, id_, data in connection.execute("SELECT scope, id, data FROM pending ORDER BY p").fetchall():
+        yield Item(scope, id_, data, model.trusted(data))

@@ -1,0 +1,170 @@
+"""How words find what they name: ids and short ids, digests, names, labels and paths, in the derived tables.
+
+Each finder returns what it knows by that text: nothing, one thing, or several if the text is ambiguous. A name is known
+once for each pipeline, as its newest event by (t, record id).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from cmf.errors import NotFoundError, UsageError
+from cmf.graph import nodes
+from cmf.graph.index import Target
+from cmf.model import digest as digests
+from cmf.model import records as model
+from cmf.store.sqlite import Connection, known
+
+PREFIX_CHARS_MIN = 4
+CANDIDATES_MAX = 20
+
+_json = msgspec.json.Decoder()
+
+
+def resolve(connection: Connection, text: str) -> Target:
+    """Return the one thing that a text names. See `cmf.graph.index.Index.resolve`."""
+    for finder in _FINDERS:
+        found = finder(connection, text)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise _ambiguous(text, found)
+    raise NotFoundError(
+        f"Nothing here is called '{text[:120]}'.",
+        hint="It can be an id or its first digits, a name, NAME@LABEL, PIPELINE:NAME, a path or a digest: "
+        "'cmf log' lists what is here, 'cmf pull' brings what others have.",
+    )
+
+
+def pipeline_of(scope_key: bytes) -> str:
+    """Return the pipeline of a scope's key."""
+    return scope_key[1:].decode().rpartition("/")[0]
+
+
+def _by_node(connection: Connection, text: str) -> list[Target]:
+    if not text.startswith(("execution:", "artifact:")) or not model.is_node(text):
+        return []
+    return [Target(node=text)] if known(connection, [nodes.node_key(text, "")]) else []
+
+
+def _by_digest(connection: Connection, text: str) -> list[Target]:
+    match = re.fullmatch(r"(tree:)?sha256:([0-9a-f]{4,64})", text)
+    if match is None:
+        return []
+    kind, odd = b"t" if match[1] else b"f", len(match[2]) % 2
+    low, high = bytes.fromhex(match[2] + "0" * odd), bytes.fromhex(match[2] + "f" * odd)
+    rows = connection.execute(
+        "SELECT key FROM node WHERE key >= ? AND key <= ? ORDER BY key LIMIT ?",
+        (kind + low, kind + high + b"\xff" * (32 - len(high)), CANDIDATES_MAX),
+    ).fetchall()
+    return [Target(node=nodes.node_text(key)) for (key,) in rows]
+
+
+def _by_label(connection: Connection, text: str) -> list[Target]:
+    pipeline, _, label = text.rpartition(":")
+    if "@" not in label:
+        return []
+    found: dict[str, Target] = {}
+    for value, scope in connection.execute(
+        "SELECT r.value, w.key FROM register r JOIN node w ON w.i = r.s WHERE r.key = ? AND r.key >= 'label/' "
+        "AND r.key < 'label0' AND r.subject = r.s ORDER BY r.t DESC, r.record DESC",
+        (f"label/{label}",),
+    ).fetchall():
+        labelled, where = _json.decode(value), pipeline_of(scope)
+        if where in found or (pipeline and where != pipeline) or not isinstance(labelled, dict):
+            continue
+        digest, name = labelled.get("artifact"), labelled.get("name", "")
+        if isinstance(digest, str) and digests.is_digest(digest) and isinstance(name, str):
+            found[where] = _made(connection, digest, name, scope)
+    return list(found.values()) if len({target.node for target in found.values()}) > 1 else list(found.values())[:1]
+
+
+def _made(connection: Connection, digest: str, name: str, scope: bytes) -> Target:
+    """Return an artifact with the newest execution that made it, under that name and in that scope preferred."""
+    row = connection.execute(
+        "SELECT x.key FROM node n JOIN event v ON v.a = n.i AND v.direction = 1 AND v.hidden = 0 "
+        "JOIN node x ON x.i = v.e JOIN node w ON w.i = v.s JOIN node r ON r.i = v.v WHERE n.key = ? "
+        "ORDER BY v.name = ? DESC, w.key = ? DESC, v.t DESC, r.key DESC LIMIT 1",
+        (digests.pack(digest), name, scope),
+    ).fetchone()
+    return Target(node=f"artifact:{digest}", execution=nodes.node_text(row[0]) if row else "", name=name)
+
+
+def _by_name(connection: Connection, text: str) -> list[Target]:
+    pipeline, _, name = text.rpartition(":")
+    newest: dict[str, tuple[int, list[int]]] = {}  # of each pipeline: its newest time, and the scopes that have it
+    for s, scope, t in connection.execute(
+        "SELECT v.s, w.key, v.t FROM (SELECT s, max(t) AS t FROM event WHERE name = ? AND name <> '' AND direction = 1 "
+        "AND hidden = 0 GROUP BY s) v JOIN node w ON w.i = v.s",
+        (name,),
+    ).fetchall():
+        where = pipeline_of(scope)
+        if pipeline and where != pipeline:
+            continue
+        if where not in newest or t > newest[where][0]:
+            newest[where] = (t, [s])
+        elif t == newest[where][0]:
+            newest[where][1].append(s)
+    found = []
+    for _, (t, scopes) in sorted(newest.items()):
+        digest, execution = connection.execute(
+            "SELECT n.key, x.key FROM event v JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e "
+            f"JOIN node r ON r.i = v.v WHERE v.name = ? AND v.name <> '' AND v.s IN ({','.join('?' * len(scopes))}) "
+            "AND v.t = ? AND v.direction = 1 AND v.hidden = 0 ORDER BY r.key DESC LIMIT 1",
+            (name, *scopes, t),
+        ).fetchone()
+        found.append(Target(node=nodes.node_text(digest), execution=nodes.node_text(execution), name=name))
+    return found
+
+
+def _by_execution(connection: Connection, text: str) -> list[Target]:
+    rows = connection.execute(
+        "SELECT n.key FROM execution x JOIN node n ON n.i = x.e WHERE x.name = ? AND x.name <> '' AND x.hidden = 0 "
+        "ORDER BY x.started DESC, n.key LIMIT ?",
+        (text, CANDIDATES_MAX),
+    ).fetchall()
+    if not rows and len(text) >= PREFIX_CHARS_MIN and re.fullmatch(r"[0-9a-f-]+", text):
+        for column in ("short", "id"):  # a retracted execution is found by its id alone, to be taken back
+            rows += connection.execute(
+                f"SELECT n.key FROM execution x JOIN node n ON n.i = x.e WHERE x.{column} >= ? AND x.{column} < ? "
+                "ORDER BY x.started DESC, n.key LIMIT ?",
+                (text, text + "g", CANDIDATES_MAX),
+            ).fetchall()
+    return [Target(node=nodes.node_text(key)) for (key,) in dict.fromkeys(rows)]
+
+
+def _by_path(connection: Connection, text: str) -> list[Target]:
+    row = connection.execute(
+        "SELECT n.key, x.key, v.name, v.direction FROM event v JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e "
+        "JOIN node r ON r.i = v.v WHERE v.path = ? AND v.hidden = 0 ORDER BY v.direction DESC, v.t DESC, r.key DESC "
+        "LIMIT 1",
+        (text,),
+    ).fetchone()
+    if row is None:
+        return []
+    artifact, execution, name, made = row
+    return [Target(node=nodes.node_text(artifact), execution=nodes.node_text(execution) if made else "", name=name)]
+
+
+_FINDERS: tuple[Callable[[Connection, str], list[Target]], ...] = (
+    _by_node,
+    _by_digest,
+    _by_label,
+    _by_name,
+    _by_execution,
+    _by_path,
+)
+
+
+def _ambiguous(text: str, found: Sequence[Target]) -> UsageError:
+    choices = []
+    for target in found[:8]:
+        split = model.split_execution(target.execution)
+        name = text.rpartition(":")[2]
+        choices.append(f"{split[0].rpartition('/')[0]}:{name}" if split else target.node.rpartition(":")[2])
+    return UsageError(
+        f"'{text[:120]}' can be any of {len(found)} things.", hint=f"Say which: {', '.join(choices)}.", kind="ambiguous"
+    )

@@ -1,0 +1,78 @@
+"""Sealing: pending records become segments of a writer's own streams.
+
+Reads no clock and makes no random bytes: both are handed in. Who calls it commits with full durability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from cmf.model import records as model
+from cmf.model import segment as segments
+from cmf.store.chain import insert_genesis, insert_segment, prefix
+from cmf.store.sqlite import Connection
+
+
+def seal_scope(
+    connection: Connection,
+    scope: str,
+    signer: segments.Signer,
+    site: str,
+    now: int,
+    nonce: Callable[[], bytes],
+) -> int:
+    """Seal what is pending in a scope into this writer's own stream there; return how many segments that made."""
+    rows = connection.execute("SELECT p, id, data FROM pending WHERE scope = ? ORDER BY p", (scope,)).fetchall()
+    stream = connection.execute(
+        "SELECT s, stream FROM stream WHERE scope = ? AND writer = ? AND site = ? AND own = 1",
+        (scope, signer.public, site),
+    ).fetchone()
+    carried = _carried_artifacts(connection, stream[0], rows) if stream else set()
+    fresh = [(p, id_, data, model.trusted(data)) for p, id_, data in rows if id_ not in carried]
+    made = 0
+    if fresh and stream is None:
+        genesis = segments.start(scope, site, signer, created=now, nonce=nonce())
+        insert_genesis(connection, genesis, own=True)
+        stream = connection.execute("SELECT s, stream FROM stream WHERE stream = ?", (genesis.hash,)).fetchone()
+    for part in _cut(fresh):
+        n, prev = connection.execute(
+            "SELECT n, hash FROM head WHERE s = ? ORDER BY n DESC, hash LIMIT 1", (stream[0],)
+        ).fetchone()
+        body = [(id_, data, model.time_of(record)) for _, id_, data, record in part]
+        sealed = segments.seal(stream[1], prev, n + 1, body, signer, now=now)
+        insert_segment(connection, sealed, stream[0], [id_ for id_, _, _ in body], sparse=False)
+        made += 1
+    connection.execute("DELETE FROM pending WHERE scope = ?", (scope,))
+    return made
+
+
+def _cut(rows: Sequence[tuple[int, bytes, bytes, Any]]) -> Iterator[list[tuple[int, bytes, bytes, Any]]]:
+    """Cut pending records into segments of at most 1,000 records and about 256 KiB."""
+    part: list[tuple[int, bytes, bytes, Any]] = []
+    size = 0
+    for row in rows:
+        length = len(row[2]) + 5
+        if part and (len(part) >= segments.RECORDS_MAX or size + length > segments.SIZE_BYTES_CUT):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += length
+    if part:
+        yield part
+
+
+def _carried_artifacts(connection: Connection, s: int, rows: Iterable[tuple[int, bytes, bytes]]) -> set[bytes]:
+    """Return which pending artifact records a stream carries already. The prefix is a hint: the body decides."""
+    found = set()
+    for _, id_, data in rows:
+        if not data.startswith(b'{"digest":'):
+            continue
+        hits = connection.execute(
+            "SELECT g.header, g.signature, g.body FROM carried c JOIN segment g ON g.g = c.g AND g.s = ? "
+            "WHERE c.prefix = ?",
+            (s, prefix(id_)),
+        ).fetchall()
+        if any(id_ == held for hit in hits for held, _ in segments.records_of(segments.parse(*hit))):
+            found.add(id_)
+    return found

@@ -1,0 +1,136 @@
+"""A `Query` as SQL: which rows of the execution table, newest first, from a cursor on.
+
+The walk starts at the most selective condition with a small posting list, else at the newest execution, and stops
+after a budget of rows, so that no filter can hold a hub: the page then says that it is not complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cmf.errors import UsageError
+from cmf.graph.filter import Condition, Query
+from cmf.model.exchange import View
+from cmf.store.sqlite import EACH, array
+
+POSTINGS_MAX = 3_000
+SCAN_ROWS = 200_000
+
+_COLUMNS = {"id": "x.id", "name": "x.name", "status": "x.status", "site": "x.site", "author": "x.author"}
+_SQL_OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+class Selection:
+    """One query taken apart: SQL for a page of (e, started, id), and its arguments."""
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        self.where: list[str] = ["x.hidden = 0"]
+        self.arguments: list[Any] = []
+        for condition in query.conditions:
+            self._add(condition)
+        self.registers = [c for c in query.conditions if "." in c.field]
+
+    @property
+    def can_refuse(self) -> bool:
+        """Tell whether this can pass over more than a few executions: only then does a scan need a budget."""
+        return bool(self.query.conditions or self.query.scopes)
+
+    def sql(
+        self, *, among: Sequence[int] | None, after: Place | None, until: tuple[int, str] | None
+    ) -> tuple[str, list[Any]]:
+        """Return the statement for executions behind a place and not behind ``until``; ``among``: only these."""
+        where, arguments = list(self.where), list(self.arguments)
+        if among is not None:
+            where.insert(0, f"x.e IN (SELECT value FROM {EACH})")
+            arguments.insert(0, array(among))
+        if after is not None:
+            # Two scopes may birth one id at one time: then the scope decides, and a page may end between the two.
+            where.append("(x.started, x.id) <= (?, ?) AND NOT (x.started = ? AND x.id = ? AND w.key >= ?)")
+            arguments += (after.started, after.id, after.started, after.id, b"s" + after.scope.encode())
+        if until is not None:
+            where.append("(x.started, x.id) >= (?, ?)")
+            arguments += until
+        return (
+            "SELECT x.e, x.started, x.id, w.key FROM execution x JOIN node w ON w.i = x.s WHERE "
+            + " AND ".join(where)
+            + " ORDER BY x.started DESC, x.id DESC, w.key DESC",
+            arguments,
+        )
+
+    def posted(self, condition: Condition) -> tuple[str, list[Any]]:
+        """Return the statement for the executions that satisfy one register condition, `POSTINGS_MAX` + 1 at most."""
+        test, arguments = _register_test(condition)
+        return f"SELECT r.subject FROM register r WHERE {test} LIMIT {POSTINGS_MAX + 1}", arguments
+
+    def _add(self, condition: Condition) -> None:
+        operator = _SQL_OPERATORS[condition.operator]
+        if "." in condition.field:
+            test, arguments = _register_test(condition)
+            self.where.append(f"EXISTS (SELECT 1 FROM register r WHERE r.subject = x.e AND r.s = x.s AND {test})")
+            self.arguments += arguments
+        elif condition.field in _COLUMNS:
+            self.where.append(f"{_COLUMNS[condition.field]} {operator} ?")
+            self.arguments.append(str(condition.value))
+        elif condition.field == "started":
+            self.where.append(f"x.started {operator} ?")
+            self.arguments.append(condition.value)
+        elif condition.field == "duration":
+            self.where.append(f"(x.ended - x.started) {operator} ?")
+            self.arguments.append(float(condition.value) * 1e6)
+
+    def accepts(self, scope: str) -> bool:
+        """Tell whether an execution's scope satisfies the query: what the SQL leaves to this side."""
+        values = {"scope": scope, "pipeline": scope.rpartition("/")[0], "stage": scope.rpartition("/")[2]}
+        return View(scopes=self.query.scopes).covers(scope) and all(
+            _compare(values[condition.field], condition.operator, str(condition.value))
+            for condition in self.query.conditions
+            if condition.field in values
+        )
+
+    @property
+    def needs_scopes(self) -> bool:
+        """Tell whether `accepts` can refuse anything."""
+        return bool(self.query.scopes) or any(c.field in ("scope", "pipeline", "stage") for c in self.query.conditions)
+
+
+def _register_test(condition: Condition) -> tuple[str, list[Any]]:
+    family, _, name = condition.field.partition(".")
+    key = ("param/" if family == "params" else "metric/") + name
+    operator = _SQL_OPERATORS[condition.operator]
+    if isinstance(condition.value, str):
+        return f"r.key = ? AND r.text {operator} ?", [key, condition.value]
+    return f"r.key = ? AND r.number {operator} ?", [key, float(condition.value)]
+
+
+def _compare(left: str, operator: str, right: str) -> bool:
+    if operator in ("=", "!="):
+        return (left == right) == (operator == "=")
+    if operator in ("<", "<="):
+        return left < right or (operator == "<=" and left == right)
+    return left > right or (operator == ">=" and left == right)
+
+
+class Place(NamedTuple):
+    """Where an execution stands in the order of lists: newest first, then greatest id, then greatest scope."""
+
+    started: int
+    id: str
+    scope: str
+
+
+def to_cursor(place: Place) -> str:
+    """Return where a page ended, as text."""
+    return f"{place.started}.{place.id}.{place.scope}"
+
+
+def from_cursor(text: str) -> Place | None:
+    """Read a page's cursor; None for the start."""
+    if not text:
+        return None
+    started, _, rest = text.partition(".")
+    execution_id, dot, scope = rest.partition(".")
+    if not (started.isascii() and started.isdigit() and len(started) < 18 and execution_id and dot):
+        raise UsageError(f"'{text[:80]}' is not a page's cursor.", hint="Pass on the cursor of the page before.")
+    return Place(int(started), execution_id, scope)

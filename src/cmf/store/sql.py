@@ -1,0 +1,383 @@
+"""`SqlStore`: the truth of one store, and the fold behind it. Every method is written once, over a small dialect.
+
+Knows segments, pending records, journals' offsets and promised objects. Does not sign, verify or read a clock: what it
+is handed has been checked, and times and random bytes come as arguments. Questions are answered by `index`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from cmf.errors import ConflictError, NotFoundError
+from cmf.graph.index import Node
+from cmf.model import records as model
+from cmf.model import segment as segments
+from cmf.model.exchange import Head, Sample, View, sample_numbers
+from cmf.model.segment import Genesis, Segment
+from cmf.store import ancestry, schema
+from cmf.store.batch import Item
+from cmf.store.chain import advance, all_items, behind, find, insert_genesis, insert_segment, prefix
+from cmf.store.fold import fold
+from cmf.store.index import SqlIndex
+from cmf.store.sealing import seal_scope
+from cmf.store.sqlite import EACH, Connection, Sqlite, array
+
+FOLD_RECORDS = 50_000
+
+
+class SqlStore:
+    """A set of segments with what is folded from it. Safe to use from several threads and processes."""
+
+    def __init__(self, dialect: Sqlite) -> None:
+        self._sql = dialect
+        self.index = SqlIndex(dialect)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._sql.close()
+
+    def checkpoint(self) -> None:
+        """Make everything committed survive power loss."""
+        self._sql.checkpoint()
+
+    # ---- meta ----------------------------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> str:
+        """Return what is kept under a key, or ""."""
+        with self._sql.read() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else ""
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a small text under a key."""
+        with self._sql.write(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (key, value),
+            )
+
+    # ---- journals and pending records ----------------------------------------------------------------------------
+
+    def journals(self) -> dict[str, str]:
+        """Return the state kept for each journal that is being read."""
+        with self._sql.read() as connection:
+            return dict(connection.execute("SELECT name, state FROM journal").fetchall())
+
+    def take(
+        self,
+        journal: str,
+        before: str,
+        after: str,
+        records: Sequence[tuple[str, bytes, bytes]],
+        waiting: Sequence[tuple[str, bytes]] = (),
+    ) -> bool:
+        """Commit what was read from a journal, with where reading goes on, in one transaction.
+
+        ``records`` are (scope, id, bytes); ``waiting`` are input events whose origin is still to be found. Returns
+        False, and commits nothing, if another process read on meanwhile (the state is no longer ``before``).
+        """
+        with self._sql.write() as connection:
+            row = connection.execute("SELECT state FROM journal WHERE name = ?", (journal,)).fetchone()
+            if (row[0] if row else "") != before:
+                return False
+            connection.execute("DELETE FROM journal WHERE name = ?", (journal,))
+            connection.execute("INSERT INTO journal (name, state) VALUES (?, ?)", (journal, after))
+            self._put_pending(connection, records, waiting)
+        return True
+
+    def add(self, records: Sequence[tuple[str, bytes, bytes]], waiting: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Commit records that come from no journal, such as those the collector itself makes."""
+        with self._sql.write() as connection:
+            self._put_pending(connection, records, waiting)
+
+    def _put_pending(
+        self,
+        connection: Connection,
+        records: Sequence[tuple[str, bytes, bytes]],
+        waiting: Sequence[tuple[str, bytes]],
+    ) -> None:
+        connection.executemany(
+            "INSERT INTO pending (scope, id, data, folded) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", records
+        )
+        connection.executemany("INSERT INTO waiting (scope, id) VALUES (?, ?) ON CONFLICT DO NOTHING", waiting)
+
+    def forget_journal(self, name: str) -> None:
+        """Drop the state of a journal whose file is gone."""
+        with self._sql.write() as connection:
+            connection.execute("DELETE FROM journal WHERE name = ?", (name,))
+
+    def fold_pending(self) -> int:
+        """Fold every committed record that is not folded yet; return how many there were."""
+        total = 0
+        while True:
+            with self._sql.write() as connection:
+                folded = _fold_some(connection)
+            if not folded:
+                return total
+            total += folded
+
+    def origins(self, limit: int = 10_000) -> list[tuple[str, bytes, str]]:
+        """Return (scope, event id, node of the execution that made those bytes, or "") of events that wait for it."""
+        with self._sql.read() as connection:
+            rows = connection.execute("SELECT scope, id FROM waiting ORDER BY scope, id LIMIT ?", (limit,)).fetchall()
+            return [(scope, id_, ancestry.origin(connection, scope, id_)) for scope, id_ in rows]
+
+    def settle(self, done: Sequence[tuple[str, bytes]], links: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Commit the ``via`` links of events and let the events wait no longer, in one transaction."""
+        with self._sql.write() as connection:
+            connection.executemany("DELETE FROM waiting WHERE scope = ? AND id = ?", done)
+            self._put_pending(connection, links, ())
+
+    # ---- sealing -------------------------------------------------------------------------------------------------
+
+    def seal(self, signer: segments.Signer, site: str, *, now: int, nonce: Callable[[], bytes]) -> int:
+        """Seal what is pending, per scope, into this writer's own streams; return how many segments that made.
+
+        Committed with full durability before it returns. Artifact records that the stream carries already are
+        dropped. Nothing is sealed while events wait for their origin.
+        """
+        made = 0
+        with self._sql.write(durable=True) as connection:
+            if connection.execute("SELECT 1 FROM waiting LIMIT 1").fetchone():
+                raise ConflictError("Some records wait for their origin to be found.", hint="Run 'cmf status'.")
+            while _fold_some(connection):  # what another process committed since this one folded
+                pass
+            for (scope,) in connection.execute("SELECT DISTINCT scope FROM pending ORDER BY scope").fetchall():
+                made += seal_scope(connection, scope, signer, site, now, nonce)
+        return made
+
+    # ---- segments ------------------------------------------------------------------------------------------------
+
+    def insert(self, segment: Segment, items: Sequence[Item], *, sparse: bool = False) -> bool:
+        """Commit one checked segment and fold it, in one durable transaction; return False if it was held already.
+
+        Raises `ConflictError` if the segment before it isn't held (unless ``sparse``), or its stream isn't known.
+        """
+        with self._sql.write(durable=True) as connection:
+            if isinstance(segment.fields, Genesis):
+                if connection.execute("SELECT 1 FROM stream WHERE stream = ?", (segment.hash,)).fetchone():
+                    return False
+                insert_genesis(connection, segment, own=False)
+                return True
+            stream = connection.execute("SELECT s FROM stream WHERE stream = ?", (segment.stream,)).fetchone()
+            if stream is None:
+                raise ConflictError("A segment came without the start of its stream.", kind="gap")
+            complete = connection.execute(
+                "SELECT 1 FROM segment WHERE hash = ? AND s = ? AND n = ? AND sparse = 0",
+                (bytes.fromhex(segment.fields.prev), stream[0], segment.n - 1),
+            ).fetchone()
+            if not complete and not sparse:
+                raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
+            held = connection.execute("SELECT g, sparse FROM segment WHERE hash = ?", (segment.hash,)).fetchone()
+            if held is not None:
+                if held[1] and complete:
+                    connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (held[0],))
+                    advance(connection, stream[0], segment)
+                return False
+            ids = [item.id for item in items]
+            insert_segment(connection, segment, stream[0], ids, sparse=not complete)
+            connection.executemany(
+                "INSERT INTO promised (digest, scope) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                sorted({(digest, item.scope) for item in items for digest in model.sent_with(item.record)}),
+            )
+            fold(connection, items, lambda id_: find(connection, id_))
+        return True
+
+    def scope_of(self, stream: bytes) -> tuple[str, bytes, str] | None:
+        """Return (scope, writer's key, site) of a stream, or None if it isn't known."""
+        with self._sql.read() as connection:
+            row = connection.execute("SELECT scope, writer, site FROM stream WHERE stream = ?", (stream,)).fetchone()
+        return (row[0], row[1], row[2]) if row else None
+
+    # ---- one end of a transfer -------------------------------------------------------------------------------------
+
+    def samples(self, view: View) -> Iterator[Sample]:
+        """Return sampled (n, hash) of each stream in the view, complete segments only."""
+        with self._sql.read() as connection:
+            streams = connection.execute(
+                "SELECT s, stream, scope FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
+            ).fetchall()
+            found = []
+            for s, stream, scope in streams:
+                if not view.covers(scope):
+                    continue
+                (n,) = connection.execute("SELECT max(n) FROM head WHERE s = ?", (s,)).fetchone()
+                points = connection.execute(
+                    f"SELECT g.n, g.hash FROM {EACH} j "
+                    "JOIN segment g ON g.s = ? AND g.n = j.value AND g.sparse = 0 "
+                    "UNION SELECT n, hash FROM head WHERE s = ? ORDER BY 1 DESC, 2",
+                    (array(sample_numbers(n)), s, s),
+                ).fetchall()
+                found.append(Sample(stream, tuple(Head(*point) for point in points)))
+        yield from found
+
+    def have(self, samples: Iterable[Sample]) -> dict[bytes, tuple[Head, ...]]:
+        """Return, for each sampled stream that is held, the greatest sample held here and this store's heads."""
+        found: dict[bytes, tuple[Head, ...]] = {}
+        with self._sql.read() as connection:
+            for sample in samples:
+                row = connection.execute("SELECT s FROM stream WHERE stream = ?", (sample.stream,)).fetchone()
+                if row is None:
+                    continue
+                heads = [Head(*r) for r in connection.execute("SELECT n, hash FROM head WHERE s = ?", row)]
+                for point in sample.points:
+                    held = connection.execute(
+                        "SELECT 1 FROM segment WHERE hash = ? AND s = ? AND sparse = 0", (point.hash, row[0])
+                    ).fetchone()
+                    if held:
+                        heads.append(point)
+                        break
+                found[sample.stream] = tuple(sorted(set(heads), reverse=True))
+        return found
+
+    def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
+        """Return the segments in the view that lie behind none of the given heads, each stream from its start on."""
+        with self._sql.read() as connection:
+            streams = connection.execute(
+                "SELECT s, stream, scope FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
+            ).fetchall()
+            wanted = [
+                g
+                for s, stream, scope in streams
+                if view.covers(scope)
+                for g in behind(connection, s, after.get(stream, ()))
+            ]
+        for g in wanted:
+            yield self._wire(g)
+
+    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
+        """Return these segments, each stream's genesis first; those not held are left out."""
+        with self._sql.read() as connection:
+            wanted: dict[int, None] = {}
+            for hash_ in hashes:
+                row = connection.execute("SELECT g, s FROM segment WHERE hash = ?", (hash_,)).fetchone()
+                if row is not None:
+                    (start,) = connection.execute("SELECT g FROM segment WHERE s = ? AND n = 0", row[1:]).fetchone()
+                    wanted.update({start: None, row[0]: None})
+        for g in wanted:
+            yield self._wire(g)
+
+    def _wire(self, g: int) -> bytes:
+        with self._sql.read() as connection:
+            header, signature, body = connection.execute(
+                "SELECT header, signature, body FROM segment WHERE g = ?", (g,)
+            ).fetchone()
+        return bytes(len(header).to_bytes(2, "little") + header + signature + body)
+
+    def stored(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Return (scope, writer, wire bytes) of every segment held, for checking them."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT g.g, s.scope, s.writer FROM segment g JOIN stream s ON s.s = g.s ORDER BY s.stream, g.n, g.hash"
+            ).fetchall()
+        for g, scope, writer in rows:
+            yield scope, writer, self._wire(g)
+
+    # ---- promised objects ------------------------------------------------------------------------------------------
+
+    def promised(self, scopes: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """Return (digest, scope) of objects that pulled or pushed records name and that may not be held yet."""
+        with self._sql.read() as connection:
+            rows = connection.execute("SELECT digest, scope FROM promised ORDER BY scope, digest").fetchall()
+        return [(digest, scope) for digest, scope in rows if not scopes or scope in scopes]
+
+    def kept(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Note that promised objects have come."""
+        with self._sql.write() as connection:
+            connection.executemany("DELETE FROM promised WHERE digest = ? AND scope = ?", list(pairs))
+
+    # ---- the whole -------------------------------------------------------------------------------------------------
+
+    def find(self, record_id: bytes) -> bytes:
+        """Return the bytes of a record, wherever it is held."""
+        with self._sql.read() as connection:
+            for item in find(connection, record_id):
+                return item.data
+        raise NotFoundError(f"There is no record {record_id.hex()} in this store.")
+
+    def about(self, executions: Sequence[Node]) -> list[bytes]:
+        """Return the hashes of segments that together hold every record about some executions (index's nodes)."""
+        with self._sql.read() as connection:
+            wanted = {(prefix(id_), scope) for id_, scope in self.index.records_about(connection, executions)}
+            chosen: dict[tuple[int, str], int] = {}
+            for hint, scope, g in connection.execute(
+                f"SELECT c.prefix, s.scope, c.g FROM {EACH} j CROSS JOIN carried c ON c.prefix = j.value "
+                "JOIN segment g ON g.g = c.g JOIN stream s ON s.s = g.s ORDER BY c.g",
+                (array(sorted({hint for hint, _ in wanted})),),
+            ):
+                if (hint, scope) in wanted:
+                    chosen.setdefault((hint, scope), g)
+            return [
+                hash_
+                for g in sorted(set(chosen.values()))
+                for (hash_,) in connection.execute("SELECT hash FROM segment WHERE g = ?", (g,))
+            ]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many of each thing there are, for people: streams, segments, executions, events and so on."""
+        with self._sql.read() as connection:
+            found = {
+                table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+                for table in ("stream", "segment", "pending", "execution", "event", "waiting", "journal")
+            }
+            found["artifact"] = int(connection.execute("SELECT count(DISTINCT a) FROM artifact").fetchone()[0])
+        return found
+
+    def streams(self) -> list[dict[str, Any]]:
+        """Return every stream held: id, scope, site, writer, whether it is our own, and its number of segments."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT s.stream, s.scope, s.site, s.writer, s.own, (SELECT max(n) FROM head h WHERE h.s = s.s) "
+                "FROM stream s ORDER BY s.scope, s.site, s.stream"
+            ).fetchall()
+        names = ("stream", "scope", "site", "writer", "own", "n")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def rebuild(self) -> int:
+        """Drop all that is derived and fold it again from the truth, in one transaction; return the record count."""
+        total = 0
+        with self._sql.write(durable=True) as connection:
+            for table in schema.DERIVED_TABLES:
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
+            self._sql.create(connection, schema.DERIVED)
+            batch: list[Item] = []
+            for item in all_items(connection):
+                batch.append(item)
+                if len(batch) >= FOLD_RECORDS:
+                    fold(connection, batch, lambda id_: find(connection, id_))
+                    total += len(batch)
+                    batch = []
+            fold(connection, batch, lambda id_: find(connection, id_))
+            connection.execute("UPDATE pending SET folded = 1")
+        return total + len(batch)
+
+    def dump(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return every derived table, sorted and with nodes written out as keys: equal for stores of equal facts."""
+        with self._sql.read() as connection:
+            keys = dict(connection.execute("SELECT i, key FROM node").fetchall())
+            found: dict[str, list[tuple[Any, ...]]] = {}
+            for table, columns in schema.NODES.items():
+                cursor = connection.execute(f"SELECT * FROM {table}")
+                names = [column[0] for column in cursor.description]
+                rows = [
+                    tuple(keys[value] if name in columns else value for name, value in zip(names, row, strict=True))
+                    for row in cursor
+                ]
+                found[table] = sorted(rows, key=repr)
+            found["carried"] = connection.execute(
+                "SELECT c.prefix, g.hash FROM carried c JOIN segment g ON g.g = c.g ORDER BY 1, 2"
+            ).fetchall()
+        return found
+
+
+def _fold_some(connection: Connection) -> int:
+    """Fold the oldest committed records that are not folded yet; return how many: 0 if there are none."""
+    rows = connection.execute(
+        "SELECT p, scope, id, data FROM pending WHERE folded = 0 ORDER BY p LIMIT ?", (FOLD_RECORDS,)
+    ).fetchall()
+    if rows:
+        items = (Item(scope, id_, data, model.trusted(data)) for _, scope, id_, data in rows)
+        fold(connection, items, lambda id_: find(connection, id_))
+        connection.execute("UPDATE pending SET folded = 1 WHERE folded = 0 AND p <= ?", (rows[-1][0],))
+    return len(rows)

@@ -1,0 +1,199 @@
+"""The SQLite dialect: connections, transactions and what differs from other databases.
+
+One writer at a time (``BEGIN IMMEDIATE`` always), readers beside it by write-ahead log. The same connection is never
+used by two threads at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from cmf.errors import ConflictError, CorruptError, UnreachableError, UnsupportedError
+from cmf.store import schema
+
+READERS_MAX = 4
+BUSY_SECONDS = 60
+IN_MAX = 500
+"""How many values one ``IN (…)`` holds: a fixed number, so that the statement is prepared once."""
+
+EACH = "json_each(?)"
+"""A table with a column ``value`` of the integers or texts in the `array` that is bound to it."""
+
+Connection = sqlite3.Connection
+
+
+def array(values: Sequence[Any]) -> str:
+    """Return the parameter that `EACH` reads."""
+    return msgspec.json.encode(values).decode()
+
+
+class Sqlite:
+    """One database file, or a private one in memory (``path=None``)."""
+
+    types: ClassVar = {"blob": "BLOB", "real": "REAL", "serial": "INTEGER PRIMARY KEY", "compact": " WITHOUT ROWID"}
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
+        self._readers = threading.Semaphore(READERS_MAX)
+        with _faults(path):
+            self._writer = self._connect()
+            try:
+                if path is not None:
+                    self._writer.execute("PRAGMA journal_mode = WAL")
+                self._create()
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self._lock:
+            self._writer.close()
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Lend a connection for one consistent read."""
+        if self._path is None:
+            with self._lock, _faults(self._path):
+                yield self._writer
+            return
+        with self._readers, _faults(self._path):
+            try:
+                connection = self._idle.get_nowait()
+            except queue.Empty:
+                connection = self._connect()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.rollback()
+                self._idle.put(connection)
+
+    @contextlib.contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """Lend the writing connection for one transaction: committed at the end, rolled back if anything is raised.
+
+        ``durable``: synced to disk before this returns; otherwise it survives the process, not the power.
+        """
+        with self._lock, _faults(self._path):
+            connection = self._writer
+            if connection.in_transaction:  # an inner step of a larger transaction
+                yield connection
+                return
+            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def checkpoint(self) -> None:
+        """Make everything committed so far survive the power: the log is synced into the database."""
+        with self._lock, _faults(self._path):
+            self._writer.execute("PRAGMA wal_checkpoint(FULL)")
+
+    def create(self, connection: Connection, statements: Sequence[str]) -> None:
+        """Run statements of the schema in this dialect's words."""
+        for statement in statements:
+            connection.execute(statement.format(**self.types))
+
+    def _connect(self) -> Connection:
+        connection = sqlite3.connect(
+            self._path or ":memory:",
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        return connection
+
+    def _create(self) -> None:
+        with self.write(durable=True) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > schema.VERSION:
+                raise UnsupportedError(
+                    f"The store {self._path} has format version {version}; this version reads {schema.VERSION}.",
+                    hint="Upgrade cmf; nothing was changed.",
+                    kind="newer-format",
+                )
+            if version == 0:
+                self.create(connection, schema.TRUTH + schema.DERIVED)
+                connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+
+
+def intern(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the integer of each node key, new ones included. Only inside a write transaction."""
+    found = known(connection, keys)
+    missing = [key for key in keys if key not in found]
+    if missing:
+        (last,) = connection.execute("SELECT coalesce(max(i), 0) FROM node").fetchone()
+        fresh = list(zip(range(last + 1, last + 1 + len(missing)), missing, strict=True))
+        connection.executemany("INSERT INTO node (i, key) VALUES (?, ?)", fresh)
+        found.update((key, i) for i, key in fresh)
+    return found
+
+
+def known(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the integer of each node key that has one."""
+    found: dict[bytes, int] = {}
+    marks = ",".join("?" * IN_MAX)
+    for at in range(0, len(keys), IN_MAX):
+        part = list(keys[at : at + IN_MAX])
+        if len(part) < 8:
+            for key in part:
+                row = connection.execute("SELECT i FROM node WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = row[0]
+            continue
+        part += [part[-1]] * (IN_MAX - len(part))
+        found.update(connection.execute(f"SELECT key, i FROM node WHERE key IN ({marks})", part))
+    return found
+
+
+@contextlib.contextmanager
+def _faults(path: Path | None) -> Iterator[None]:
+    """Turn the driver's errors into ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        where = path or "the store in memory"
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            raise UnreachableError(
+                f"The disk that holds {where} is full or failing: {error}.",
+                hint="Free some space and run the command again; nothing recorded is lost.",
+                kind="disk",
+            ) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise UnreachableError(
+                f"{where} is in use by another process.", hint="Try again in a moment.", kind="busy"
+            ) from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            raise ConflictError(
+                f"{where} cannot be written: {error}.", hint="Check the folder's permissions.", kind="read-only"
+            ) from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise CorruptError(
+                f"{where} is damaged: {error}.",
+                hint="Keep a copy, move it away and run 'cmf pull': journals and the hub still hold the rest.",
+                kind="database",
+            ) from error
+        raise

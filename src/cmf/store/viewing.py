@@ -1,0 +1,104 @@
+"""From rows of the derived tables to the views that people see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from cmf.graph import nodes, registers, views
+from cmf.model import digest as digests
+from cmf.model import encoding
+from cmf.model import records as model
+
+_json = msgspec.json.Decoder()
+
+
+def speaks_for(scope: str, execution_scope: str, key: str) -> bool:
+    """Tell whether what a scope says of an execution counts: its own always, one above it mostly."""
+    return scope == execution_scope or (model.covers(scope, execution_scope) and not _own_only(key))
+
+
+def _own_only(key: str) -> bool:
+    return key.startswith((registers.STATUS, registers.PROCESS, registers.PARAM, registers.METRIC))
+
+
+def use_view(row: Sequence[Any]) -> views.Use:
+    """Return an event as people see it; its columns are those of the index's question."""
+    digest, direction, execution, path, name, type_, role, size, t, more, event = row
+    node = nodes.node_text(execution)
+    extra = _json.decode(more) if more else {}
+    split = model.split_execution(node)
+    return views.Use(
+        artifact=digests.unpack(digest),
+        direction="output" if direction else "input",
+        execution=node,
+        scope=split[0] if split else "",
+        path=path,
+        name=name,
+        type=type_,
+        role=role,
+        size=size,
+        t=t,
+        attributes=encoding.from_value(extra.get("attributes", {})),
+        pointer=extra.get("pointer", {}),
+        event=event[1:].hex(),
+    )
+
+
+def execution_view(
+    key: bytes, birth: Sequence[Any] | None, properties: Mapping[str, str], uses: Sequence[views.Use]
+) -> views.Execution:
+    """Return an execution as people see it, of its row with the birth's bytes (None: promised) and its registers."""
+    node = nodes.node_text(key)
+    split = model.split_execution(node)
+    assert split is not None
+    values = {key: _json.decode(value) for key, value in properties.items()}
+    status = registers.status(values)
+    process = registers.process(values, status.attempt)
+    record = model.trusted(birth[-1]) if birth else None
+    assert record is None or isinstance(record, model.Execution)
+    environment, code, error = process.get("environment"), process.get("code"), status.value.get("error")
+    return views.Execution(
+        node=node,
+        id=split[1],
+        scope=split[0],
+        name=record.name if record else "",
+        status=status.state,
+        exit=status.exit,
+        started=record.started if record else None,
+        ended=status.ended,
+        site=registers.site(process),
+        host=str(process.get("host", "")),
+        author=(record.author if record else "") or registers.user(process),
+        command=tuple(record.command) if record else (),
+        parent=record.parent if record else "",
+        params=_family(values, registers.PARAM),
+        metrics=_family(values, registers.METRIC),
+        inputs=tuple(use for use in uses if use.direction == "input"),
+        outputs=tuple(use for use in uses if use.direction == "output"),
+        code=code if isinstance(code, dict) else {},
+        environment=str(environment.get("$object", "")) if isinstance(environment, dict) else "",
+        error=error if isinstance(error, dict) else {},
+        properties={
+            k: encoding.from_value(v) for k, v in values.items() if not _own_only(k) and k != registers.RETRACTED
+        },
+        attempts=tuple(
+            sorted(
+                {place[0] for k in values if k.startswith(registers.STATUS) and (place := registers.split(k))},
+                key=registers.attempt_order,
+            )
+        ),
+        conflict=bool(birth[0]) if birth else False,
+        retracted=bool(birth[1]) if birth else False,
+        known=birth is not None,
+    )
+
+
+def _family(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        key[len(prefix) :]: encoding.from_value(value)
+        for key, value in sorted(values.items())
+        if key.startswith(prefix)
+    }
