@@ -1,0 +1,329 @@
+"""The state of a git repository, only ever read, through the `git` command.
+
+Works as well without git, without a repository and in one without commits. What git is asked runs with locks, hooks,
+file system monitors, external diff tools, pagers and transports switched off: looking changes nothing, and starts
+nothing that a repository's configuration names (but the content filters that the user's own `git status` runs too).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from cmf.objects import manifest
+from cmf.worktree import uri
+
+DIFF_BYTES_MAX = 64 << 20
+STATUS_BYTES_MAX = 64 << 20
+UNTRACKED_FILES_MAX = 1_000
+UNTRACKED_TOTAL_FACTOR = 16
+OMITTED_MAX = 100
+SECONDS_MAX = 30.0
+POINTER_SUFFIXES = (".cmf", ".dvc")
+
+_OPTIONS = (
+    "--no-optional-locks",
+    "--no-pager",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "core.hooksPath=/dev/null",
+    # A partial clone would fetch what a diff needs: recording never waits for a network.
+    "-c",
+    "protocol.allow=never",
+)
+_STATUS = ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames", "--no-ahead-behind")
+# Every option that a user's configuration may set, so that one state has one diff.
+_DIFF = (
+    "diff",
+    "--binary",
+    "--full-index",
+    "--no-color",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--no-renames",
+    "--no-relative",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+    "--unified=3",
+    "--inter-hunk-context=0",
+    "--diff-algorithm=myers",
+    "--submodule=short",
+    "--ignore-submodules=dirty",
+    "-O/dev/null",
+)
+
+
+class Omitted(NamedTuple):
+    """A changed or untracked file that was not kept: its path from the repository's top, its size and why."""
+
+    path: str
+    size: int
+    reason: str
+
+
+class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of the code. What is not known, or not there, is empty.
+
+    ``dirty``: anything differs from the commit, untracked files included. ``diff`` is the digest of the binary diff
+    against the commit (against the empty tree before the first one), ``untracked`` that of the manifest of a folder of the
+    untracked files. ``omitted`` names the first hundred files left out, ``omitted_count`` says how many there are.
+    """
+
+    repository: str = ""
+    commit: str = ""
+    branch: str = ""
+    dirty: bool = False
+    diff: str = ""
+    untracked: str = ""
+    omitted: tuple[Omitted, ...] = ()
+    omitted_count: int = 0
+
+
+def capture(root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: int) -> Code | None:
+    """Return the state of the repository that holds a folder; None without git or without a repository.
+
+    ``keep`` takes in an object and returns its digest. Untracked files over ``untracked_bytes_max`` are omitted, and
+    those beyond sixteen times as much in all or beyond a thousand. `.cmf` is never looked into. If git fails or is
+    slow half-way, what is known is returned and the rest is named in ``omitted``.
+    """
+    answer = _git(root, *_STATUS, bytes_max=STATUS_BYTES_MAX)
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if answer is None or not top:
+        return None
+    folder = top.removesuffix(b"\n")
+    state = _parse(answer)
+    omitted = [Omitted(_shown(path), 0, "a submodule's own changes") for path in state.submodules]
+    diff = ""
+    if state.changed:
+        against = state.commit or (_git(root, "hash-object", "-t", "tree", "/dev/null") or b"").decode().strip()
+        data = _git(folder, *_DIFF, against, "--", ":(top)", ":(top,exclude,glob)**/.cmf/**", bytes_max=DIFF_BYTES_MAX)
+        if data is None:
+            omitted.append(Omitted("", 0, "the diff is too large, or git did not make it"))
+        elif data:
+            diff = keep(data)
+    untracked = _keep_untracked(folder, state.untracked, keep, untracked_bytes_max, omitted)
+    return Code(
+        repository=_repository(root),
+        commit=state.commit,
+        branch=state.branch,
+        dirty=state.changed or bool(state.submodules or state.untracked),
+        diff=diff,
+        untracked=untracked,
+        omitted=tuple(omitted[:OMITTED_MAX]),
+        omitted_count=len(omitted),
+    )
+
+
+def pointer(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
+    """Return the pointer file of an artifact, ``PATH.cmf`` or ``PATH.dvc``, and its last commit, if git tracks one.
+
+    The commit is empty if the file was added but never committed. Git is started only if there is such a file.
+    """
+    absolute = os.path.abspath(os.fspath(path))
+    for suffix in POINTER_SUFFIXES:
+        found = absolute + suffix
+        if not os.path.isfile(found):
+            continue
+        folder, name = os.path.split(found)
+        literal = ("--literal-pathspecs",)
+        if _git(folder, *literal, "ls-files", "-z", "--", name):
+            commit = _git(folder, *literal, "rev-list", "--max-count=1", "HEAD", "--", name)
+            return Path(found), (commit or b"").decode().strip()
+    return None
+
+
+def signature(root: Path, sources: Iterable[str] = ()) -> tuple[object, ...]:
+    """Return a value that differs when HEAD, its branch, the index or one of some source files changed.
+
+    Looked up by a few `stat` calls, without git. Empty without a repository and sources.
+    """
+    found: list[object] = [_stamp(path) for path in sources]
+    folders = _folders(root)
+    if folders is None:
+        return tuple(found)
+    own, common = folders
+    head = _line(os.path.join(own, "HEAD"))
+    reference = head.removeprefix("ref: ")
+    found += [head, _stamp(os.path.join(own, "index"))]
+    found += [_stamp(os.path.join(common, name)) for name in (reference, "packed-refs", "reftable/tables.list")]
+    return tuple(found)
+
+
+class _State(NamedTuple):
+    commit: str
+    branch: str
+    changed: bool
+    submodules: list[bytes]
+    untracked: list[bytes]
+
+
+def _parse(answer: bytes) -> _State:
+    """Read `git status --porcelain=v2 --branch -z`: its paths are raw bytes, from the repository's top."""
+    commit = branch = ""
+    changed = False
+    submodules: list[bytes] = []
+    untracked: list[bytes] = []
+    items = iter(answer.split(b"\0"))
+    for item in items:
+        kind = item[:2]
+        if kind == b"# ":
+            name, _, value = item[2:].decode("utf-8", "replace").partition(" ")
+            if name == "branch.oid" and value != "(initial)":
+                commit = value
+            elif name == "branch.head" and value != "(detached)":
+                branch = value
+        elif kind == b"? ":
+            if not _is_ours(item[2:]):
+                untracked.append(item[2:])
+        elif kind in (b"1 ", b"2 ", b"u "):
+            path = item.split(b" ", {b"1 ": 8, b"2 ": 9, b"u ": 10}[kind])[-1]
+            if kind == b"2 ":
+                next(items, None)  # where it was renamed from
+            if _is_ours(path):
+                continue
+            # S<c><m><u>: a submodule with another commit, with changed files, with untracked files.
+            submodule = item.split(b" ", 3)[2]
+            if submodule.startswith(b"S") and submodule[2:4] != b"..":
+                submodules.append(path)
+                changed = changed or submodule[1:2] == b"C" or item[2:3] != b"."
+            else:
+                changed = True
+    return _State(commit, branch, changed, submodules, untracked)
+
+
+def _keep_untracked(
+    top: bytes, paths: list[bytes], keep: Callable[[bytes], str], bytes_max: int, omitted: list[Omitted]
+) -> str:
+    entries: list[manifest.Entry] = []
+    total = 0
+    for path in sorted(paths):
+        if path.endswith(b"/"):
+            omitted.append(Omitted(_shown(path), 0, "a repository of its own"))
+            continue
+        data, size, mode, reason = _untracked(os.path.join(top, path), bytes_max)
+        if not reason and (len(entries) == UNTRACKED_FILES_MAX or total + size > UNTRACKED_TOTAL_FACTOR * bytes_max):
+            reason = "too many untracked files"
+        name = manifest.path_of(path)
+        if not reason and not manifest.is_path(name):
+            reason = "a path that no folder may hold"
+        if reason:
+            omitted.append(Omitted(_shown(path), size, reason))
+            continue
+        total += size
+        entries.append(manifest.Entry(name, keep(data), size, executable=bool(mode & stat.S_IXUSR)))
+    if not entries:
+        return ""
+    # Two names that are one in NFC: the first is kept.
+    distinct = {entry.path: entry for entry in reversed(entries)}
+    return keep(manifest.encode(distinct.values()))
+
+
+def _untracked(path: bytes, bytes_max: int) -> tuple[bytes, int, int, str]:
+    """Return an untracked file's bytes, size and mode, and why it can't be kept if it can't. No link is followed."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b"", 0, 0, "a link" if os.path.islink(path) else "unreadable"
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            return b"", 0, 0, "no regular file"
+        if found.st_size > bytes_max:
+            return b"", found.st_size, 0, "over the size limit"
+        try:
+            data = file.read(bytes_max + 1)
+        except OSError:
+            return b"", found.st_size, 0, "unreadable"
+        if len(data) > bytes_max:
+            return b"", len(data), 0, "over the size limit"
+        return data, len(data), found.st_mode, ""
+
+
+def _repository(root: Path) -> str:
+    """Return the address of `origin`, or else of the first remote, without anything secret in it."""
+    answer = _git(root, "config", "-z", "--get-regexp", r"^remote\..*\.url$") or b""
+    found: dict[str, str] = {}
+    for item in answer.split(b"\0"):
+        name, _, value = item.decode("utf-8", "replace").partition("\n")
+        if value:
+            found.setdefault(name.removeprefix("remote.").removesuffix(".url"), value)
+    address = found.get("origin") or next(iter(found.values()), "")
+    return uri.bare(address, query=False)
+
+
+def _git(folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int = 1 << 20) -> bytes | None:
+    """Run git in a folder and return what it printed; None if it can't, fails, is slow or prints too much."""
+    import subprocess
+    import threading
+
+    command: list[str | bytes] = ["git", *_OPTIONS, "-C", os.fspath(folder), *arguments]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+        )
+    except OSError:
+        return None
+    timer = threading.Timer(SECONDS_MAX, process.kill)
+    timer.daemon = True
+    timer.start()
+    with process:
+        try:
+            assert process.stdout is not None
+            found = process.stdout.read(bytes_max + 1)
+            if len(found) > bytes_max:
+                process.kill()
+        finally:
+            timer.cancel()
+    return found if process.returncode == 0 and len(found) <= bytes_max else None
+
+
+def _folders(root: Path) -> tuple[str, str] | None:
+    """Return the git folder of the work tree that holds a path, and the one that its work trees share."""
+    start = os.path.abspath(root)
+    for folder in _upwards(start):
+        own = os.path.join(folder, ".git")
+        if os.path.isfile(own):
+            # A work tree's or a submodule's `.git` is a file that names the folder.
+            named = _line(own).removeprefix("gitdir: ")
+            own = os.path.normpath(os.path.join(folder, named)) if named else own
+        if os.path.isdir(own):
+            common = _line(os.path.join(own, "commondir"))
+            return own, os.path.normpath(os.path.join(own, common)) if common else own
+    return None
+
+
+def _upwards(folder: str) -> Iterator[str]:
+    yield folder
+    while (parent := os.path.dirname(folder)) != folder:
+        yield parent
+        folder = parent
+
+
+def _line(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read(4096)).strip()
+    except OSError:
+        return ""
+
+
+def _stamp(path: str) -> tuple[str, int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return path, found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _is_ours(path: bytes) -> bool:
+    return b".cmf" in path.split(b"/")
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
