@@ -1,0 +1,682 @@
+"""`Run`: the handle that a script holds while it is being recorded.
+
+Recording takes no lock, opens no database and reads no network. Once a run has started, nothing here raises into the
+program, waits for anything or changes its result, but for misuse of `run`, `input` and `output`; what could not be
+recorded is counted, and `cmf status` tells.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time as clocks
+import traceback
+import warnings
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from cmf import config
+from cmf.errors import CmfError, NotFoundError, UsageError
+from cmf.journal import JournalWriter, PointsHeader
+from cmf.model import digest as digests
+from cmf.model import encoding
+from cmf.model import records as model
+from cmf.objects.local import LocalObjects
+from cmf.worktree import git, machine
+from cmf.worktree.files import Files
+
+PARAMS_BYTES_MAX = 32 * 1024
+FLUSH_SECONDS = 1.0
+SYNC_SECONDS = 5.0
+ROWS_BUFFERED_MAX = 50_000
+TEXT_CHARS_MAX = 200
+RESERVED = ("status/", "process/", "metric/", "label/", "retracted", "redacted")
+
+_FIRST = "amber bold brave brisk calm clear crisp deep eager fair fleet fresh gentle glad golden grand keen kind light "
+_FIRST += "lively lucid mellow merry neat noble plain prime proud quick quiet rapid royal sharp silent solid steady "
+_FIRST += "still sunny swift tidy true vivid warm wise"
+_SECOND = "aspen badger birch bison brook cedar comet coral crane delta dune eagle ember falcon fern finch fjord gull "
+_SECOND += (
+    "harbor hawk heron ibis jay lark linden lynx maple marten meadow otter pebble pine plover puffin quail raven "
+)
+_SECOND += "reef ridge river robin sable spruce tern willow"
+
+
+class CmfWarning(UserWarning):
+    """Something could not be recorded. The program goes on."""
+
+
+class Recorder:
+    """What the runs of one process share: the journal, the objects, and what is known of code and machine."""
+
+    def __init__(self, folder: Path, environment: config.Environment) -> None:
+        self.folder = folder
+        self.environment = environment
+        self.config = config.read(folder)
+        self.objects = LocalObjects(folder / "objects")
+        self.files = Files(self.objects, folder.parent)
+        self.process = machine.process()
+        self.lock = threading.RLock()
+        self.runs: list[Run] = []
+        self._journal: JournalWriter | None = None
+        self._dropped = 0
+        self._warned = False
+        self._last_t = 0
+        self._code: tuple[object, dict[str, Any]] | None = None
+        self._environment = ""
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._synced = clocks.monotonic()
+
+    def now(self) -> int:
+        """Return the time in µs, always later than the time before."""
+        with self.lock:
+            self._last_t = max(clocks.time_ns() // 1000, self._last_t + 1)
+            return self._last_t
+
+    def seen(self, t: int) -> None:
+        """Make every later write of this process later than this time."""
+        self._last_t = max(self._last_t, t)
+
+    def journal(self) -> JournalWriter:
+        """Return this process's journal; a forked child gets one of its own."""
+        with self.lock:
+            if self._journal is None:
+                self._journal = JournalWriter(self.folder / "journal", self.process)
+            return self._journal
+
+    def forked(self) -> None:
+        """Leave the parent's journal and points to the parent: called in a forked child."""
+        if self._journal is not None:
+            self._journal.abandon()
+        self._journal = None
+        self._thread = None
+        self.lock = threading.RLock()
+        self._wake = threading.Event()
+        self.process = machine.process()
+        for run in self.runs:
+            run.forked()
+
+    def write(self, scope: str, *records: model.Record) -> None:
+        """Append drafts to the journal; raises `OSError` if the disk refuses."""
+        with self.lock:
+            journal = self.journal()
+            for record in records:
+                journal.record(scope, record)
+
+    def drop(self, why: str) -> None:
+        """Count something that could not be recorded, warn once, and note it where it can be noted."""
+        self._dropped += 1
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"cmf could not record something: {why} 'cmf status' counts it.", CmfWarning, stacklevel=3)
+        try:
+            with self.lock:
+                self.journal().dropped(1, why)
+        except (OSError, CmfError):
+            pass  # the disk refuses this too; the warning has said so
+
+    @property
+    def knows_code(self) -> bool:
+        """Tell whether code and environment were captured already, so that describing another run costs little."""
+        return self._code is not None and bool(self._environment)
+
+    def code(self) -> dict[str, Any]:
+        """Return the state of the code: captured once, and again when HEAD, branch or index changed."""
+        root = self.folder.parent
+        signature = git.signature(root)
+        if self._code is None or self._code[0] != signature:
+            found = git.capture(root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max)
+            value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
+            if value.get("diff"):
+                value["diff"] = {"$object": value["diff"]}
+            if value.get("untracked"):  # the manifest of a folder
+                value["untracked"] = {"$object": f"tree:{value['untracked']}"}
+            self._code = (signature, value)
+        return self._code[1]
+
+    def software(self) -> str:
+        """Return the digest of the environment object."""
+        if not self._environment:
+            self._environment = self.keep(machine.environment_object(self.environment.variables))
+        return self._environment
+
+    def keep(self, data: bytes) -> str:
+        """Keep some bytes as an object, synced with the next flush."""
+        digest = digests.file_digest(data)
+        self.objects.put(digest, data, durable=False)
+        return digest
+
+    def started(self, run: Run) -> None:
+        """Take a run into care: its points are flushed in the background until it ends."""
+        self.runs.append(run)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._background, name="cmf", daemon=True)
+            self._thread.start()
+
+    def ended(self, run: Run) -> None:
+        """Make a run that ended durable."""
+        with contextlib.suppress(ValueError):
+            self.runs.remove(run)
+        try:
+            self.objects.flush()
+            with self.lock:
+                self.journal().sync()
+        except (OSError, CmfError) as error:
+            self.drop(f"the end of a run could not be synced: {error}")
+
+    def _background(self) -> None:
+        while not self._wake.wait(FLUSH_SECONDS):
+            for run in list(self.runs):
+                run.flush()
+            if clocks.monotonic() - self._synced >= SYNC_SECONDS and self.runs:
+                self._synced = clocks.monotonic()
+                try:
+                    with self.lock:
+                        self.journal().heartbeat(clocks.time_ns() // 1000)
+                    self.objects.flush()
+                    self.journal().sync()
+                except (OSError, CmfError) as error:
+                    self.drop(f"the journal could not be synced: {error}")
+
+    def close(self) -> None:
+        """End what is open, and close the journal: the interpreter is about to exit."""
+        error = getattr(sys, "last_value", None)
+        for run in list(self.runs):
+            if isinstance(error, BaseException):
+                run.fail(error)
+            else:
+                run.finish()
+        self._wake.set()
+        if self._journal is not None:
+            with contextlib.suppress(OSError), self.lock:
+                self._journal.close()
+            self._journal = None
+
+
+_recorders: dict[Path, Recorder] = {}
+
+
+def _recorder(folder: Path, environment: config.Environment) -> Recorder:
+    recorder = _recorders.get(folder)
+    if recorder is None:
+        if not _recorders:
+            atexit.register(_close_all)
+            os.register_at_fork(after_in_child=_forked)
+        recorder = _recorders[folder] = Recorder(folder, environment)
+    return recorder
+
+
+def _close_all() -> None:
+    for recorder in _recorders.values():
+        recorder.close()
+
+
+def _forked() -> None:
+    for recorder in _recorders.values():
+        recorder.forked()
+
+
+class Run:
+    """One live run. Use it as a context manager, or call `finish`.
+
+    ``id`` names the execution for ever, ``name`` is two words for people, ``node`` names it in links. Methods may be
+    called from several threads.
+    """
+
+    def __init__(
+        self, recorder: Recorder, scope: str, id: str, *, name: str, attempt: str, rank: int, first: bool
+    ) -> None:
+        self._recorder = recorder
+        self.scope = scope
+        self.id = id
+        self.name = name
+        self.attempt = attempt
+        self.rank = rank
+        self.node = model.execution_node(scope, id)
+        self._first = first
+        self._points: dict[tuple[str, ...], _Points] = {}
+        self._outputs: list[tuple[str, str]] = []
+        self._described = False
+        self._command: list[str] = []
+        self._pid = os.getpid()
+        self.finished = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.fail(error)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.scope} {self.name} {self.id[24:31]}>"
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def input(
+        self, path: str | os.PathLike[str], *, type: str = "", role: str = "", name: str = "", **attributes: Any
+    ) -> Path:
+        """Record that this run uses a file or folder; return its path.
+
+        Hashed and kept while it is read once. Raises `NotFoundError` if it isn't there, `UsageError` if it can't be
+        recorded; everything else ends as a counted warning.
+        """
+        return self._event("input", path, type, role, name, attributes)
+
+    def output(
+        self, path: str | os.PathLike[str], *, type: str = "", role: str = "", name: str = "", **attributes: Any
+    ) -> Path:
+        """Record that this run made a file or folder, as `input`; a ``name`` lets people ask for it."""
+        return self._event("output", path, type, role, name, attributes)
+
+    def _event(
+        self,
+        direction: Any,
+        path: str | os.PathLike[str],
+        type_: str,
+        role: str,
+        name: str,
+        attributes: Mapping[str, Any],
+    ) -> Path:
+        place = Path(path)
+        recorder = self._recorder
+        if not all(map(_is_short_text, (type_, role, name))):
+            raise UsageError(f"A type, role or name of {place} is not a short text: {(type_, role, name)}.")
+        try:
+            kept = recorder.files.keep(place)
+            beside = git.pointer(place)
+            event = model.Event(
+                execution=self.id,
+                direction=direction,
+                artifact=kept.digest,
+                path=recorder.files.record_path(place),
+                type=type_,
+                role=role,
+                name=name,
+                size=kept.size,
+                attributes=encoding.to_value(dict(attributes)),
+                t=recorder.now(),
+                pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
+            )
+            recorder.write(self.scope, model.Artifact(digest=kept.digest), event)
+        except (NotFoundError, UsageError):
+            raise
+        except (OSError, CmfError) as error:
+            recorder.drop(f"{direction} {place}: {error}")
+            return place
+        if direction == "output":
+            self._outputs.append((kept.digest, name))
+        return place
+
+    # ---- values --------------------------------------------------------------------------------------------------
+
+    def log(self, values: Mapping[str, float], *, step: int | None = None, time: float | None = None) -> None:
+        """Record one row of step metrics: numbers by name. Never raises and never waits.
+
+        ``step`` counts up by itself if left out; ``time`` is in seconds since 1970, now if left out. Rows that are
+        logged with the same names together are stored together.
+        """
+        key = tuple(values)
+        points = self._points.get(key)
+        if points is None:
+            points = self._points.setdefault(key, _Points(key))
+        points.steps.append(points.next if step is None else step)
+        points.times.append(clocks.time_ns() if time is None else time)
+        points.values.extend(values.values())
+        points.next = points.next + 1 if step is None else step + 1
+        if len(points.steps) >= ROWS_BUFFERED_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand the rows logged so far to the journal; from then on they survive the process being killed."""
+        for points in list(self._points.values()):
+            with self._recorder.lock:
+                self._write_points(points)
+
+    def _write_points(self, points: _Points) -> None:
+        steps, times, values, bad = points.take()
+        if bad:
+            self._recorder.drop(f"{bad} rows of {', '.join(map(str, points.key))} were not numbers.")
+        if not len(steps):
+            return
+        header = PointsHeader(
+            scope=self.scope,
+            execution=self.id,
+            attempt=self.attempt,
+            rank=self.rank,
+            names=tuple(points.names),
+            first=points.first,
+            rows=len(steps),
+        )
+        try:
+            self._recorder.journal().points(header, steps, times, values)
+            points.first += len(steps)
+        except (OSError, CmfError) as error:
+            self._recorder.drop(f"{len(steps)} rows of {', '.join(points.names)}: {error}")
+
+    def metrics(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Record final metrics: one number a name. Set again, the later value counts and the earlier stays readable."""
+        for name, value in {**(values or {}), **more}.items():
+            self._property(f"metric/{name}", value)
+
+    def set(self, key: str, value: Any) -> None:
+        """Set a property of this run, such as ``description``, ``tag/NAME`` or ``param/NAME``; None unsets it."""
+        if not _is_short_text(key) or not key or key.startswith(RESERVED):
+            self._recorder.drop(f"'{key}' cannot be set: that name is cmf's own.")
+            return
+        self._property(key, value)
+
+    def label(self, label: str, name: str = "") -> None:
+        """Let ``NAME@LABEL`` mean the newest output of this run with that name (its newest output if left out).
+
+        A label moves: the run that sets it last holds it.
+        """
+        found = [(digest, known) for digest, known in self._outputs if known and (not name or known == name)]
+        if not found:
+            self._recorder.drop(
+                f"label '{label}': this run has no output {f'named {name}' if name else 'with a name'}."
+            )
+            return
+        digest, known = found[-1]
+        self._property(f"label/{known}@{label}", {"artifact": digest, "name": known}, subject="scope")
+
+    def link(self, source: str, rel: str, to: str) -> None:
+        """Record an edge between two nodes, such as ``run.link(run.node, "derived_from", other.node)``."""
+        if not (model.is_node(source) and model.is_node(to) and rel in model.RELATIONS):
+            self._recorder.drop(f"'{source} {rel} {to}' is not a link.")
+            return
+        self._write(model.Link(source=source, rel=rel, to=to))
+
+    def _property(self, key: str, value: Any, subject: str = "") -> None:
+        try:
+            plain = encoding.to_value(value)
+        except (CmfError, ValueError, TypeError, RecursionError) as error:
+            self._recorder.drop(f"{key}: {error}")
+            return
+        self._write(model.Property(subject=subject or self.node, key=key, value=plain, t=self._recorder.now()))
+
+    def _write(self, *records: model.Record) -> None:
+        try:
+            self._recorder.write(self.scope, *records)
+        except (OSError, CmfError) as error:
+            self._recorder.drop(str(error))
+
+    # ---- start and end -------------------------------------------------------------------------------------------
+
+    def start(self, *, command: Sequence[str], params: Mapping[str, Any], parent: str, author: str) -> None:
+        """Record the birth and that it is running: `run` has done so for every run it returns."""
+        recorder = self._recorder
+        if self._first:
+            values = encoding.to_value(dict(params))
+            if len(encoding.encode(values)) > PARAMS_BYTES_MAX:
+                values = {"$object": recorder.keep(encoding.encode(values))}
+            self._write(
+                model.Execution(
+                    id=self.id,
+                    name=self.name,
+                    command=[str(encoding.to_value(word))[:8192] for word in command],
+                    started=recorder.now(),
+                    params=values,
+                    parent=parent,
+                    author=author,
+                )
+            )
+        self._property(f"status/{self.attempt}/{self.rank}", {"status": "running"})
+        recorder.started(self)
+        self._command = list(command)
+        if recorder.knows_code:
+            self._describe()
+        else:
+            threading.Thread(target=self._describe, name="cmf-describe", daemon=True).start()
+
+    def _describe(self) -> None:
+        """Record code, environment, machine and user, once: beside the run, or at its end if that comes first."""
+        recorder = self._recorder
+        with recorder.lock:
+            if self._described:
+                return
+            self._described = True
+            try:
+                value: dict[str, Any] = {
+                    "site": {"name": recorder.config.site or config.slugged(recorder.process.host)},
+                    "host": recorder.process.host,
+                    "pid": recorder.process.pid,
+                    "user": recorder.environment.user,
+                    "command": [str(encoding.to_value(word))[:8192] for word in self._command],
+                    "cwd": recorder.files.record_path(os.getcwd()),
+                    "python": sys.version.split()[0],
+                    "machine": machine.machine(),
+                    "environment": {"$object": recorder.software()},
+                }
+                if code := recorder.code():
+                    value["code"] = code
+                key = f"process/{self.attempt}/{self.rank}"
+                recorder.write(self.scope, model.Property(subject=self.node, key=key, value=value, t=recorder.now()))
+            except (OSError, CmfError) as error:
+                recorder.drop(f"code and environment: {error}")
+
+    def finish(
+        self,
+        status: str = "finished",
+        *,
+        exit: int | None = 0,
+        signal: int | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End the run; when this returns, all of it survives power loss. Ending it again changes nothing."""
+        if self.finished or self._pid != os.getpid():
+            return
+        self.finished = True
+        self._describe()
+        self.flush()
+        ended = clocks.time_ns() // 1000
+        value = {"status": status, "ended": ended, "exit": exit, "signal": signal, "error": error}
+        value = {key: found for key, found in value.items() if found is not None}
+        self._property(f"status/{self.attempt}/{self.rank}", value)
+        self._recorder.ended(self)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run as what an exception says: failed, killed by ctrl-C, or what `sys.exit` was given."""
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+            self.finish("failed" if code else "finished", exit=code)
+            return
+        said: dict[str, Any] = {"type": type(error).__name__, "message": str(encoding.to_value(str(error)))[:2000]}
+        try:
+            text = "".join(traceback.format_exception(error))
+            said["traceback"] = {"$object": self._recorder.keep(text.encode("utf-8", "backslashreplace"))}
+        except (OSError, CmfError) as problem:
+            self._recorder.drop(f"traceback: {problem}")
+        if isinstance(error, KeyboardInterrupt):
+            self.finish("killed", exit=130, signal=2, error=said)
+        else:
+            self.finish("failed", exit=1, error=said)
+
+    def forked(self) -> None:
+        """Drop the rows that the parent will write: called in a forked child, where the run stays the parent's."""
+        self._points = {}
+
+
+class _Points:
+    """Rows logged and not yet in the journal, of one set of names. Appended to without a lock, taken in bulk."""
+
+    def __init__(self, key: tuple[str, ...]) -> None:
+        self.key = key
+        self.names = sorted(str(name) for name in key)
+        self.order = sorted(range(len(key)), key=lambda i: str(key[i]))
+        self.steps: list[Any] = []
+        self.times: list[Any] = []
+        self.values: list[Any] = []
+        self.next = 0
+        self.first = 0
+
+    def take(self) -> tuple[array[int], array[int], list[array[float]], int]:
+        """Return the rows so far as sorted columns, and how many rows were not numbers and are left out."""
+        rows = len(self.steps)
+        width = len(self.key)
+        rows = min(rows, len(self.times), len(self.values) // width if width else rows)
+        steps, times, values = self.steps[:rows], self.times[:rows], self.values[: rows * width]
+        del self.steps[:rows], self.times[:rows], self.values[: rows * width]
+        try:
+            stamps = array("q", [t // 1000 if t.__class__ is int else int(t * 1e6) for t in times])
+            return array("q", steps), stamps, [array("d", values[i::width]) for i in self.order], 0
+        except (TypeError, ValueError, OverflowError):
+            return self._take_slowly(steps, times, values, width)
+
+    def _take_slowly(
+        self, steps: list[Any], times: list[Any], values: list[Any], width: int
+    ) -> tuple[array[int], array[int], list[array[float]], int]:
+        good_steps, good_times = array("q"), array("q")
+        columns = [array("d") for _ in self.order]
+        bad = 0
+        for row, (step, t) in enumerate(zip(steps, times, strict=True)):
+            try:
+                found = [float(values[row * width + i]) for i in self.order]
+                good_steps.append(int(step))
+                good_times.append(t // 1000 if t.__class__ is int else int(t * 1e6))
+            except (TypeError, ValueError, OverflowError):
+                bad += 1
+                del good_steps[len(good_times) :]
+                continue
+            for column, value in zip(columns, found, strict=True):
+                column.append(value)
+        return good_steps, good_times, columns, bad
+
+
+class _Off(Run):
+    """A run that records nothing: `CMF_MODE=off`."""
+
+    def __init__(self, scope: str, id: str, name: str) -> None:
+        self.scope, self.id, self.name, self.node = scope, id, name, model.execution_node(scope, id)
+        self.attempt, self.rank, self.finished = "", 0, False
+
+    def _event(self, direction: Any, path: str | os.PathLike[str], *_: Any) -> Path:
+        return Path(path)
+
+    def log(self, values: Mapping[str, float], *, step: int | None = None, time: float | None = None) -> None:
+        """Record nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Record nothing."""
+
+    def label(self, label: str, name: str = "") -> None:
+        """Record nothing."""
+
+    def link(self, source: str, rel: str, to: str) -> None:
+        """Record nothing."""
+
+    def _property(self, key: str, value: Any, subject: str = "") -> None:
+        return None
+
+    def finish(self, status: str = "finished", **_: Any) -> None:
+        """Do nothing."""
+        self.finished = True
+
+    def fail(self, error: BaseException) -> None:
+        """Do nothing."""
+        self.finished = True
+
+
+def run(
+    scope: str = "",
+    *,
+    params: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    resume: str | None = None,
+    parent: Run | str | None = None,
+    rank: int | None = None,
+    author: str | None = None,
+    command: Sequence[str] | None = None,
+) -> Run:
+    """Start a run and return its handle.
+
+    ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``resume`` goes on with an
+    execution by its id (or the start of it) in a new attempt. ``rank`` is this process's number among those that write
+    one execution together (`CMF_EXECUTION`, `CMF_ATTEMPT`, `CMF_RANK`). Raises `UsageError` for a bad scope,
+    `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your program.
+    """
+    environment = config.environment()
+    if not isinstance(params or {}, Mapping):
+        raise UsageError("params takes a dict of names and values.")
+    where = config.place(Path.cwd(), override=environment.dir)
+    full = _scope(scope, where.parent)
+    if environment.off:
+        fresh = _uuid7(clocks.time_ns())
+        return _Off(full, fresh, name or _two_words(fresh))
+    recorder = _recorder(where.absolute(), environment)
+    number = environment.rank if rank is None else rank
+    attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0
+    id_ = environment.execution or _uuid7(clocks.time_ns())
+    if not model.is_execution_id(id_):
+        raise UsageError(f"CMF_EXECUTION is '{id_}'.", hint="It takes a lower-case UUID.")
+    if resume is not None:
+        known = _known(where, resume)
+        full, id_, first = known.scope, known.id, False
+        highest = max((int(a.partition("-")[0]) for a in known.attempts if a.partition("-")[0].isdigit()), default=0)
+        attempt = f"{highest + 1}-{os.urandom(4).hex()}"
+        recorder.seen(known.last_t)
+    made = Run(recorder, full, id_, name=name or _two_words(id_), attempt=attempt, rank=number, first=first)
+    made.start(
+        command=list(command if command is not None else sys.argv),
+        params=params or {},
+        parent=parent.node if isinstance(parent, Run) else parent or "",
+        author=author or "",
+    )
+    return made
+
+
+def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:
+    return model.Pointer(path=path, commit=commit) if isinstance(path, str) else None
+
+
+def _is_short_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_CHARS_MAX
+
+
+def _known(folder: Path, prefix: str) -> Any:
+    from cmf import collect
+
+    clock = collect.Clock(clocks.time_ns() // 1000, clocks.monotonic())
+    known = collect.known_execution(folder, prefix, clock)
+    if known is None:
+        raise NotFoundError(
+            f"There is no execution '{prefix}' here to resume.",
+            hint="If another site recorded it, 'cmf pull' it first.",
+        )
+    return known
+
+
+def _scope(scope: str, root: Path) -> str:
+    if "/" not in scope:
+        script = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "notebook"
+        stage = scope or model.slug(script) or "main"
+        scope = f"{model.slug(root.name) or 'main'}/{stage}"
+    return model.check_scope(scope)
+
+
+def _uuid7(now_ns: int) -> str:
+    """Return a UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits."""
+    value = (now_ns // 1_000_000 & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _two_words(id_: str) -> str:
+    first, second = _FIRST.split(), _SECOND.split()
+    number = int(id_[24:], 16)
+    return f"{first[number % len(first)]}-{second[number // len(first) % len(second)]}"
