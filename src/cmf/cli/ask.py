@@ -1,0 +1,139 @@
+"""`cmf log`, `show`, `lineage`, `status`: questions to the store here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from cmf.errors import NotFoundError
+from cmf.graph import views
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Write the answer as JSON.")
+
+
+@click.command()
+@click.argument("filter", default="", metavar="[FILTER]")
+@click.option("-n", "--limit", default=20, show_default=True, help="How many executions at most.")
+@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option("--cursor", default="", help="Go on where the page before ended (its last line names it).")
+@JSON
+def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, as_json: bool) -> None:
+    """List executions, newest first.
+
+    FILTER is comparisons joined by 'and', over the fields id, name, scope, pipeline, stage, status, site, author,
+    started, duration, and over params.NAME and metrics.NAME:
+
+    \b
+      cmf log 'metrics.f1 > 0.9 and params.lr < 1e-3 and stage = "train"'
+      cmf log 'status = failed and started > 2026-11-01'
+    """
+    from cmf import repo
+    from cmf.cli import render
+
+    with repo.open_repo() as here:
+        page = here.page(filter, scopes=scopes, limit=limit, cursor=cursor)
+    if as_json:
+        render.to_json({"executions": [brief(view) for view in page.executions], "cursor": page.cursor})
+        return
+    out = render.console()
+    if page.executions:
+        out.print(render.executions(page.executions))
+    else:
+        out.print("No execution matches." if filter or scopes else "Nothing is recorded here yet.", style="dim")
+    if page.cursor:
+        why = "more" if page.complete else "the search was cut short"
+        out.print(f"({why}: --cursor {page.cursor})", style="dim")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--history", is_flag=True, help="Every value that each property ever had, newest first.")
+@click.option("--diff", is_flag=True, help="The uncommitted changes that the code ran with.")
+@JSON
+def show(name: str, history: bool, diff: bool, as_json: bool) -> None:
+    """Show one execution or artifact: what it is, who made it, from what code, data and parameters.
+
+    NAME is an id or its first digits, an artifact's name, NAME@LABEL, PIPELINE:NAME, a path or a digest.
+    """
+    from cmf import repo
+    from cmf.cli import render, showing
+
+    with repo.open_repo() as here:
+        target = here.resolve(name)
+        if history:
+            writes = here.history(name)
+            render.to_json(writes) if as_json else showing.history(writes)
+        elif diff:
+            view = here.execution(name)
+            digest = view.code.get("diff")
+            if not isinstance(digest, dict):
+                raise NotFoundError(f"{view.name or name} ran with no uncommitted changes, or they were not kept.")
+            sys.stdout.buffer.write(here.read(digest["$object"]))
+        elif target.node.startswith("artifact:"):
+            artifact = here.artifact(target.node.removeprefix("artifact:"))
+            maker = here.execution(target.execution) if target.execution else None
+            if as_json:
+                render.to_json({"artifact": artifact, "execution": brief(maker) if maker else None})
+            else:
+                showing.artifact(artifact, maker)
+        else:
+            view = here.execution(name)
+            names = here.series_names(view)
+            render.to_json({**brief(view), "series": names}) if as_json else showing.execution(view, names)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--down", is_flag=True, help="What came of it, instead of where it came from.")
+@click.option("--all-producers", is_flag=True, help="Follow merely possible producers of the same bytes too.")
+@click.option("--depth", type=click.IntRange(min=1), default=None, help="How many executions deep at most.")
+@JSON
+def lineage(name: str, down: bool, all_producers: bool, depth: int | None, as_json: bool) -> None:
+    """Show where something came from: a tree of executions and the artifacts that passed between them.
+
+    NAME is an execution or an artifact, as for 'cmf show'. Steps marked [same bytes] were joined by content, across
+    sites that never met; [possibly] marks bytes that several executions made: none of these is followed unless asked.
+    """
+    from cmf import repo
+    from cmf.cli import render
+
+    with repo.open_repo() as here:
+        found = here.lineage(name, direction="down" if down else "up", all_producers=all_producers, depth_max=depth)
+    if as_json:
+        render.to_json(
+            {
+                "target": found.target,
+                "roots": found.roots,
+                "executions": {node: brief(view) for node, view in found.executions.items()},
+                "artifacts": found.artifacts,
+                "steps": found.steps,
+                "truncated": found.truncated,
+            }
+        )
+        return
+    out = render.console()
+    for part in render.lineage(found):
+        out.print(part)
+
+
+@click.command()
+@JSON
+def status(as_json: bool) -> None:
+    """Show this store: its site, what it holds, what is running, what waits to be pushed, what went wrong."""
+    from cmf import repo
+    from cmf.cli import render, showing
+
+    with repo.open_repo() as here:
+        found = here.status()
+    render.to_json(found) if as_json else showing.status(found)
+
+
+def brief(view: views.Execution) -> dict[str, Any]:
+    """Return an execution for JSON, without what only `show` tells."""
+    import msgspec
+
+    value: dict[str, Any] = msgspec.to_builtins(view)
+    value |= {"pipeline": view.pipeline, "stage": view.stage, "duration": view.duration, "short": view.id[24:31]}
+    return value

@@ -1,0 +1,98 @@
+"""`cmf hub`: the shared hub, and who may join it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from cmf.errors import UnsupportedError, UsageError
+
+FOLDER = click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("cmf-hub"),
+    show_default=True,
+    help="Where the hub keeps its database and objects.",
+)
+
+
+@click.group()
+def hub() -> None:
+    """Run a shared hub, and invite others to it."""
+
+
+@hub.command()
+@FOLDER
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True, help="0 takes a free one.")
+@click.option("--tls-cert", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A certificate (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Its key (PEM).")
+@click.option("--behind-proxy", is_flag=True, help="A proxy in front of this hub does TLS.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS: tokens can be overheard.")
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    behind_proxy: bool,
+    insecure: bool,
+) -> None:
+    """Serve a hub until it is stopped with ctrl-C.
+
+    On this machine your own commands find its token by themselves: 'cmf remote add origin URL' and 'cmf push' are all
+    it takes.
+    """
+    from cmf import config
+
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("TLS takes both --tls-cert and --tls-key.")
+    serving = _serving()
+    serving.serve(
+        folder,
+        host=host,
+        port=port,
+        state_home=config.environment().state_home,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        behind_proxy=behind_proxy,
+        insecure=insecure,
+        ready=lambda url: click.echo(
+            f"Hub ready at {url}\n  data in {folder.absolute()}\n  next: cmf remote add origin {url}"
+        ),
+    )
+    click.echo("Hub stopped.")
+
+
+@hub.command()
+@FOLDER
+@click.option(
+    "--scope", default="", metavar="PREFIX", help="The scopes it is for, such as 'detector'; all if left out."
+)
+@click.option(
+    "--role", type=click.Choice(["read", "write", "relay", "admin"]), default="write", show_default=True,
+    help="What may be done there; write includes read.",
+)  # fmt: skip
+@click.option(
+    "--hours", type=click.FloatRange(min=0.01), default=72.0, show_default=True, help="How long it is good for."
+)
+@click.argument("name")
+def invite(folder: Path, scope: str, role: str, hours: float, name: str) -> None:
+    """Print a one-time code with which somebody, called NAME, can join the hub."""
+    code = _serving().invite(folder, scope=scope, role=role, expires_s=int(hours * 3600), name=name)
+    click.echo(code)
+    click.echo(f"Give it to {name}: cmf remote add origin URL --invite {code}", err=True)
+
+
+def _serving() -> ModuleType:
+    try:
+        from cmf.hub import serve as serving
+    except ImportError as error:
+        raise UnsupportedError(
+            f"The hub needs a part that is not installed: {error.name}.",
+            hint="pip install 'common-metadata-framework[hub]'",
+            kind="extra",
+        ) from error
+    return serving

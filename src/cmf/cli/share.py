@@ -1,0 +1,210 @@
+"""`cmf remote`, `push`, `pull`, `verify`: exchange with hubs, and the checks that make it safe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from cmf.cli.ask import JSON
+from cmf.errors import CorruptError, UsageError
+
+if TYPE_CHECKING:
+    from cmf.sync import Moved, Progress
+
+
+@click.group()
+def remote() -> None:
+    """Name the hubs that this store pushes to and pulls from."""
+
+
+@remote.command("add")
+@click.argument("name")
+@click.argument("url")
+@click.option("--invite", default="", metavar="CODE", help="The one-time code that 'cmf hub invite' printed.")
+def remote_add(name: str, url: str, invite: str) -> None:
+    """Add a hub by its URL, such as http://127.0.0.1:8899, and join it if a code is given.
+
+    A hub on this machine that you started yourself needs no code.
+    """
+    from cmf import collect
+
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"'{url}' is not a hub's address.", hint="It starts with http:// or https://.")
+    with _here() as here:
+        previous = here.config.remotes.get(name)
+        here.set_remote(name, url)
+        if invite:
+            try:
+                client = here.hub(name)
+                key = collect.writer_key(here.folder, os.getuid())
+                client.enrol(invite, key.public, here.site)
+            except BaseException:
+                here.set_remote(name, previous.url if previous else None)
+                raise
+            click.echo(f"Joined {url} as {here.site}.")
+        click.echo(f"Remote {name} is {url}. Next: cmf push {name}")
+
+
+@remote.command("remove")
+@click.argument("name")
+def remote_remove(name: str) -> None:
+    """Forget a hub. Nothing that was pushed or pulled is touched."""
+    with _here() as here:
+        here.set_remote(name, None)
+    click.echo(f"Remote {name} is forgotten.")
+
+
+@remote.command("list")
+@JSON
+def remote_list(as_json: bool) -> None:
+    """List the hubs that this store knows."""
+    from cmf.cli import render
+
+    with _here() as here:
+        remotes = {name: found.url for name, found in here.config.remotes.items()}
+    if as_json:
+        render.to_json(remotes)
+        return
+    for name, url in remotes.items():
+        click.echo(f"{name}\t{url}")
+    if not remotes:
+        click.echo("No remote yet. Add one: cmf remote add origin URL")
+
+
+@click.command()
+@click.argument("remote", default="")
+@click.option("--data", is_flag=True, help="Send the bytes of every artifact, not only those up to 1 MiB.")
+@JSON
+def push(remote: str, data: bool, as_json: bool) -> None:
+    """Send this site's records to a hub, and the objects that go with them.
+
+    Only what the hub lacks moves; a push that was cut goes on where it was when run again.
+    """
+    from cmf import sync
+
+    with _here() as here, _progress("Pushing") as progress:
+        moved = here.push(remote, data=data, progress=progress)
+    _report("Pushed", moved, as_json)
+    sync.check(moved, "hub")
+
+
+@click.command()
+@click.argument("remote", default="")
+@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option("--ancestors", default="", metavar="NAME", help="Only this execution or artifact and all it came from.")
+@click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
+@JSON
+def pull(remote: str, scopes: tuple[str, ...], ancestors: str, data: bool, as_json: bool) -> None:
+    """Bring others' records from a hub: all of them, some scopes, or one thing and everything it came from.
+
+    \b
+      cmf pull
+      cmf pull --scope 'detector/*'
+      cmf pull --ancestors detector@best --data
+    """
+    from cmf import repo, sync
+
+    if scopes and ancestors:
+        raise UsageError("--scope and --ancestors cannot be used together.", hint="Pull twice.")
+    with _here(or_make=repo.init) as here, _progress("Pulling") as progress:
+        moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, progress=progress)
+    _report("Pulled", moved, as_json)
+    sync.check(moved, "store here")
+
+
+@click.command()
+@JSON
+def verify(as_json: bool) -> None:
+    """Check everything that is here: each segment's form, chain and signature, and each object's hash."""
+    from cmf.cli import render
+
+    with _here() as here, _progress("Verifying") as progress:
+        found = here.verify(progress=progress)
+    if as_json:
+        render.to_json(found)
+    else:
+        for problem in found.problems:
+            click.echo(f"{click.style('wrong', fg='red')}  {problem.where}: {problem.what}")
+        good = f"{found.segments} segments and {found.objects} objects ({render.size(found.object_bytes)}) checked"
+        click.echo(f"{good}, all good." if not found.problems else f"{good}.")
+    if found.problems:
+        raise CorruptError(
+            f"{len(found.problems)} of them {'is' if len(found.problems) == 1 else 'are'} damaged, named above.",
+            hint="Remove a damaged object's file and pull it again: cmf pull --data.",
+        )
+
+
+def _report(what: str, moved: Moved, as_json: bool) -> None:
+    from cmf.cli import render
+
+    if as_json:
+        render.to_json(moved)
+        return
+    if moved.segments or moved.objects:
+        click.echo(
+            f"{what} {moved.records} records in {moved.segments} segments, and {moved.objects} objects "
+            f"({render.size(moved.object_bytes)})."
+        )
+    elif not moved.refused:
+        click.echo("Nothing new.")
+    if moved.scopes:
+        click.echo(f"  scopes: {', '.join(moved.scopes)}")
+    if moved.known:
+        click.echo(f"  {moved.known} segments were there already")
+    if moved.stayed:
+        more = f" ({render.size(moved.stayed_bytes)}); --data sends them" if what == "Pushed" else ""
+        click.echo(f"  {moved.stayed} objects stayed behind{more}")
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    """Show a count on standard error while something runs for more than a second, on a terminal only."""
+    import sys
+
+    from cmf import sync
+
+    if not sys.stderr.isatty():
+        yield sync.nothing
+        return
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from cmf.cli import render
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    counts: dict[str, int] = {}
+    with Bar(*columns, console=render.console(error=True), transient=True, refresh_per_second=5) as bar:
+        task = bar.add_task(what)
+
+        def advance(kind: str, count: int) -> None:
+            counts[kind] = counts.get(kind, 0) + count
+            said = ", ".join(f"{number} {name}" for name, number in counts.items())
+            bar.update(task, description=f"{what}: {said}")
+
+        yield advance
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cmf.repo import Repo
+
+
+@contextlib.contextmanager
+def _here(or_make: Callable[[], Repo] | None = None) -> Iterator[Repo]:
+    """Open the store that holds here; ``or_make`` makes one if there is none."""
+    from cmf import repo
+    from cmf.errors import NotFoundError
+
+    try:
+        found = repo.open_repo()
+    except NotFoundError as error:
+        if error.kind != "no-store" or or_make is None:
+            raise
+        found = or_make()
+    with found:
+        yield found

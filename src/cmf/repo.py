@@ -1,0 +1,444 @@
+"""`Repo`: one store as a person holds it. Composes the journals, the store, the objects and the work tree.
+
+Every question collects first, so that it sees what was just recorded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
+
+import msgspec
+
+from cmf import collect, config, sync, transfer
+from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UsageError
+from cmf.graph import filter as filters
+from cmf.graph import lineage, views
+from cmf.graph.index import Direction, Target
+from cmf.model import digest as digests
+from cmf.model import records as model
+from cmf.model import series as chunks
+from cmf.objects import read
+from cmf.objects.local import LocalObjects
+from cmf.store.sql import SqlStore
+from cmf.worktree.files import Files
+
+if TYPE_CHECKING:
+    from cmf.remote import HubClient
+
+
+class Point(NamedTuple):
+    """One point of step metrics; ``time`` in µs since 1970."""
+
+    step: int
+    time: int
+    value: float
+
+
+class Points(Sequence[Point]):
+    """The points of one name, in order of time: three arrays of equal length, ``steps``, ``times``, ``values``."""
+
+    def __init__(self, steps: array[int], times: array[int], values: array[float]) -> None:
+        self.steps = steps
+        self.times = times
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @overload
+    def __getitem__(self, at: int) -> Point: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Points: ...
+
+    def __getitem__(self, at: int | slice) -> Point | Points:
+        if isinstance(at, slice):
+            return Points(self.steps[at], self.times[at], self.values[at])
+        return Point(self.steps[at], self.times[at], self.values[at])
+
+    def __iter__(self) -> Iterator[Point]:
+        return map(Point, self.steps, self.times, self.values)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} points>"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of ancestry between views; ``producer`` is "" for bytes that nobody here made. See `Edge.how`."""
+
+    consumer: str
+    artifact: str
+    producer: str
+    how: str
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """A walk with everything it met as views, by node text. ``roots`` are executions; ``depth`` counts from them."""
+
+    target: Target
+    direction: Direction
+    roots: tuple[str, ...]
+    executions: dict[str, views.Execution]
+    artifacts: dict[str, views.Artifact]
+    steps: tuple[Step, ...]
+    depth: dict[str, int]
+    truncated: str = ""
+
+    def ancestors(self) -> list[views.Execution]:
+        """Return the executions met, the roots left out, nearest first."""
+        return [self.executions[node] for node in self.depth if node not in self.roots and node in self.executions]
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """What `cmf status` tells."""
+
+    folder: str
+    site: str
+    site_id: str
+    counts: dict[str, int]
+    running: int
+    dropped: int
+    dropped_first: str
+    problems: list[str]
+    promised: int
+    remotes: dict[str, str]
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """What `verify` checked, and what it found wrong."""
+
+    segments: int = 0
+    objects: int = 0
+    object_bytes: int = 0
+    problems: list[transfer.Problem] = []
+
+
+class Repo:
+    """A store in a `.cmf` folder. Use it as a context manager, or close it."""
+
+    def __init__(self, folder: Path, environment: config.Environment) -> None:
+        self.folder = folder
+        self.root = folder.parent
+        self.config = config.read(folder)
+        self.environment = environment
+        self.objects = LocalObjects(folder / "objects")
+        self.files = Files(self.objects, self.root)
+        self.store: SqlStore = collect.open_store(folder)
+        self.collected = collect.Collected(problems=[])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    @property
+    def site(self) -> str:
+        """Return this site's name: the one set, else the host's."""
+        return self.config.site or config.slugged(os.uname().nodename)
+
+    def collect(self, *, cut: bool = False) -> collect.Collected:
+        """Take in what was recorded since. Every question does this by itself."""
+        self.collected = collect.collect(self.folder, self.store, self.objects, now(), cut=cut)
+        return self.collected
+
+    # ---- questions -----------------------------------------------------------------------------------------------
+
+    def page(self, text: str = "", *, scopes: Sequence[str] = (), limit: int = 100, cursor: str = "") -> views.Page:
+        """Return a page of executions, newest first, that satisfy a filter."""
+        self.collect()
+        return self.store.index.select(filters.parse(text, scopes=tuple(scopes), limit=limit, cursor=cursor))
+
+    def executions(self, text: str = "", *, scopes: Sequence[str] = ()) -> list[views.Execution]:
+        """Return every execution that satisfies a filter, newest first. See `cmf.graph.filter`."""
+        found: list[views.Execution] = []
+        page = self.page(text, scopes=scopes, limit=1000)
+        while True:
+            found += page.executions
+            if not page.cursor:
+                return found
+            query = filters.parse(text, scopes=tuple(scopes), limit=1000, cursor=page.cursor)
+            page = self.store.index.select(query)
+
+    def artifacts(self, *, type: str = "", name: str = "") -> list[views.Artifact]:
+        """Return artifacts by the type and name that events give them, newest first."""
+        self.collect()
+        found = self.store.index.artifact_nodes(type=type, name=name, limit=100_000)
+        known = self.store.index.artifacts(found)
+        return [known[node] for node in found]
+
+    def resolve(self, text: str) -> Target:
+        """Return what a person's words name. See `Index.resolve`."""
+        self.collect()
+        return self.store.index.resolve(text)
+
+    def execution(self, text: str) -> views.Execution:
+        """Return the execution that this names: itself, or the one that made the artifact it names."""
+        target = self.resolve(text)
+        node = target.execution or target.node
+        if model.split_execution(node) is None:
+            raise NotFoundError(f"'{text}' is an artifact that no execution here made.", hint=f"Try 'cmf show {text}'.")
+        return self._views([node])[node]
+
+    def artifact(self, digest: str) -> views.Artifact:
+        """Return an artifact by its digest."""
+        self.collect()
+        nodes = self.store.index.nodes([f"artifact:{digest}"])
+        found = self.store.index.artifacts(list(nodes.values()))
+        if not found:
+            raise NotFoundError(f"There is no artifact {digest} here.", hint="'cmf pull' brings what others have.")
+        return next(iter(found.values()))
+
+    def _views(self, texts: Sequence[str]) -> dict[str, views.Execution]:
+        nodes = self.store.index.nodes(texts)
+        found = self.store.index.executions(list(nodes.values()))
+        return {text: found[node] for text, node in nodes.items() if node in found}
+
+    def lineage(
+        self,
+        text: str,
+        *,
+        direction: Direction = "up",
+        all_producers: bool = False,
+        depth_max: int | None = None,
+    ) -> Lineage:
+        """Return where something came from (``up``) or what came of it (``down``)."""
+        target = self.resolve(text)
+        index = self.store.index
+        if target.execution or model.split_execution(target.node):
+            roots = [target.execution or target.node]
+        else:
+            artifact = self.artifact(target.node.removeprefix("artifact:"))
+            wanted = "output" if direction == "up" else "input"
+            roots = sorted({use.execution for use in artifact.uses if use.direction == wanted})
+        start = index.nodes(roots)
+        walked = lineage.walk(index, list(start.values()), direction, all_producers=all_producers, depth_max=depth_max)
+        met = dict.fromkeys([*walked.depth, *(e.producer for e in walked.edges if e.producer is not None)])
+        executions = index.executions(list(met))
+        artifacts = index.artifacts(list(dict.fromkeys(edge.artifact for edge in walked.edges)))
+        texts = {node: view.node for node, view in executions.items()}
+        return Lineage(
+            target=target,
+            direction=direction,
+            roots=tuple(roots),
+            executions={view.node: view for view in executions.values()},
+            artifacts={view.digest: view for view in artifacts.values()},
+            steps=tuple(
+                Step(
+                    consumer=texts[edge.consumer],
+                    artifact=artifacts[edge.artifact].digest,
+                    producer=texts[edge.producer] if edge.producer is not None else "",
+                    how=edge.how,
+                )
+                for edge in walked.edges
+            ),
+            depth={texts[node]: depth for node, depth in walked.depth.items()},
+            truncated=walked.truncated,
+        )
+
+    def series(self, execution: str | views.Execution, name: str, *, attempt: str = "", rank: int = 0) -> Points:
+        """Return the points of one name of an execution's step metrics, as logged, in order of time.
+
+        Of the newest attempt unless one is named; of rank 0 unless another is.
+        """
+        view = execution if isinstance(execution, views.Execution) else self.execution(execution)
+        self.collect()
+        attempt = attempt or (view.attempts[-1] if view.attempts else "")
+        pieces: list[tuple[array[int], array[int], array[float]]] = []
+        tails = [
+            (first, chunk)
+            for a, r, first, chunk in collect.tails(self.folder, self.store, view.node, name)
+            if (a, r) == (attempt, rank)
+        ]
+        uncut = {(chunk.names, first): len(chunk.steps) for first, chunk in tails}
+        for ref in self.store.index.series(view.node, name):
+            if (ref.attempt, ref.rank) == (attempt, rank) and ref.rows > uncut.get((ref.names, ref.first), 0):
+                chunk = chunks.decode(read(self.objects, ref.object), names=[name])
+                pieces.append((chunk.steps, chunk.times, chunk.columns[0]))
+                uncut.pop((ref.names, ref.first), None)
+        for first, chunk in tails:
+            if (chunk.names, first) in uncut:
+                pieces.append((chunk.steps, chunk.times, chunk.columns[chunk.names.index(name)]))
+        if not pieces:
+            known = ", ".join(self.store.index.series_names(view.node)) or "none"
+            raise NotFoundError(
+                f"{view.name or view.id} has no step metric '{name}' here.", hint=f"Those it has: {known}."
+            )
+        return _merged(pieces)
+
+    def series_names(self, execution: views.Execution) -> list[str]:
+        """Return every name that an execution has step metrics of."""
+        return self.store.index.series_names(execution.node)
+
+    def history(self, text: str) -> list[views.Write]:
+        """Return every write to every register of what this names, newest first."""
+        target = self.resolve(text)
+        return self.store.index.history(target.execution or target.node)
+
+    def read(self, digest: str) -> bytes:
+        """Return an object's verified bytes."""
+        return read(self.objects, digests.object_of(digest))
+
+    # ---- remotes -------------------------------------------------------------------------------------------------
+
+    def hub(self, name: str = "") -> HubClient:
+        """Return the client of a remote: the one named, else `CMF_REMOTE`, else `origin`, else the only one."""
+        from cmf.remote import HubClient
+
+        remotes = self.config.remotes
+        name = name or self.environment.remote
+        if "://" in name:
+            return HubClient(name, state_home=self.environment.state_home, keys=self.folder / "keys")
+        if not name:
+            name = "origin" if "origin" in remotes or len(remotes) != 1 else next(iter(remotes))
+        if name not in remotes:
+            raise NotFoundError(
+                f"There is no remote '{name}' here.",
+                hint=f"Known: {', '.join(sorted(remotes)) or 'none'}. Add one with 'cmf remote add {name} URL'.",
+            )
+        return HubClient(remotes[name].url, state_home=self.environment.state_home, keys=self.folder / "keys")
+
+    def set_remote(self, name: str, url: str | None) -> None:
+        """Add or replace a remote; None removes it."""
+        remotes = dict(self.config.remotes)
+        if url is None:
+            if remotes.pop(name, None) is None:
+                raise NotFoundError(f"There is no remote '{name}' here.")
+        else:
+            if not config.NAME.fullmatch(name):
+                raise UsageError(f"'{name}' is not a remote's name.", hint="Use letters, digits, '.', '_' and '-'.")
+            remotes[name] = config.Remote(url=url)
+        self.config = msgspec.structs.replace(self.config, remotes=remotes)
+        config.write(self.folder, self.config)
+
+    def push(self, remote: str = "", *, data: bool = False, progress: sync.Progress = sync.nothing) -> sync.Moved:
+        """Send this site's records, and the objects that go with them, to a hub. See `cmf.sync.push`."""
+        hub = self.hub(remote)
+        return sync.push(self.folder, self.store, self.objects, hub, now(), data=data, progress=progress)
+
+    def pull(
+        self,
+        remote: str = "",
+        *,
+        scopes: Sequence[str] = (),
+        ancestors: str = "",
+        data: bool = False,
+        progress: sync.Progress = sync.nothing,
+    ) -> sync.Moved:
+        """Bring records, and with ``data`` their bytes, from a hub. See `cmf.sync.pull`."""
+        self.collect()
+        hub = self.hub(remote)
+        return sync.pull(
+            self.store, self.objects, hub, scopes=scopes, ancestors=ancestors, data=data, progress=progress
+        )
+
+    # ---- health --------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return what this store is, holds, and could not record."""
+        done = self.collect()
+        counts = self.store.counts()
+        running = self.store.index.select(filters.parse("status = running", limit=1000))
+        dropped, first = collect.dropped(self.store)
+        return Status(
+            folder=str(self.folder),
+            site=self.site,
+            site_id=collect.site(self.folder).id,
+            counts=counts,
+            running=len(running.executions),
+            dropped=dropped,
+            dropped_first=first,
+            problems=done.problems,
+            promised=len(self.store.promised()),
+            remotes={name: remote.url for name, remote in self.config.remotes.items()},
+        )
+
+    def verify(self, *, progress: sync.Progress = sync.nothing) -> Verified:
+        """Check every segment (form, chain, signature, records) and every object (its hash) that is here."""
+        self.collect()
+        found = Verified(problems=[])
+        for problem in transfer.verify(self.store):
+            found.segments += 1
+            progress("segments", 1)
+            if problem is not None:
+                found.problems.append(problem)
+        for digest, size in self.objects.list():
+            found.objects += 1
+            found.object_bytes += size
+            progress("objects", 1)
+            try:
+                self.objects.check(digest)
+            except CmfError as error:
+                found.problems.append(transfer.Problem(f"object {digest}", error.message))
+        return found
+
+
+def now() -> collect.Clock:
+    """Return the time that a collection is handed."""
+    return collect.Clock(time.time_ns() // 1000, time.monotonic())
+
+
+def init(path: str | os.PathLike[str] | None = None, *, site: str = "") -> Repo:
+    """Make a store, or name the site of one that is there. Recording needs no init: a store appears on first use."""
+    environment = config.environment()
+    start = Path(path) if path is not None else Path.cwd()
+    if not start.is_dir():
+        raise NotFoundError(f"There is no folder {start}.")
+    folder = start / config.FOLDER if path is not None else config.place(start, override=environment.dir)
+    if site and not config.NAME.fullmatch(site):
+        raise UsageError(f"'{site}' is not a site's name.", hint="Use letters, digits, '.', '_' and '-'.")
+    try:
+        (folder / "journal").mkdir(parents=True, exist_ok=True)
+        with open(folder / ".gitignore", "x", encoding="utf-8") as file:
+            file.write("*\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ConflictError(f"{folder} cannot be made: {error.strerror}.", kind="disk") from error
+    if site:
+        config.write(folder, msgspec.structs.replace(config.read(folder), site=site))
+    repo = Repo(folder, environment)
+    repo.collect()
+    return repo
+
+
+def open_repo(path: str | os.PathLike[str] | None = None) -> Repo:
+    """Open the store that holds for a folder (this one if none is given)."""
+    environment = config.environment()
+    start = Path(path).absolute() if path is not None else Path.cwd()
+    folder = config.find(start, override="" if path is not None else environment.dir)
+    if folder is None:
+        raise NotFoundError(
+            f"There is no store in {start} or above it.",
+            hint="Record something first ('cmf run -- …' or cmf.run in Python), or make one with 'cmf init'.",
+            kind="no-store",
+        )
+    return Repo(folder, environment)
+
+
+def _merged(pieces: Sequence[tuple[array[int], array[int], array[float]]]) -> Points:
+    """Join pieces in order of time; points of one time stay in the order in which they were logged."""
+    steps, times, values = array("q"), array("q"), array("d")
+    ordered = sorted(pieces, key=lambda piece: piece[1][0])
+    for piece in ordered:
+        steps.extend(piece[0])
+        times.extend(piece[1])
+        values.extend(piece[2])
+    if any(a[1][-1] > b[1][0] for a, b in itertools.pairwise(ordered)):
+        order = sorted(range(len(times)), key=times.__getitem__)
+        steps = array("q", [steps[i] for i in order])
+        times = array("q", [times[i] for i in order])
+        values = array("d", [values[i] for i in order])
+    if not len(steps) == len(times) == len(values):
+        raise CorruptError("A series' chunks have columns of different lengths.", kind="series")
+    return Points(steps, times, values)

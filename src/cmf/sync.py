@@ -1,0 +1,220 @@
+"""Push and pull between a local store and a hub: records first, then the bytes they name.
+
+Composes `transfer`, `collect` and a hub's client. Remembers nothing: a rerun is the resume.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cmf import collect, transfer
+from cmf.errors import CmfError, ConflictError, NotFoundError
+from cmf.graph import views
+from cmf.model import digest as digests
+from cmf.model.exchange import Admission, View
+from cmf.objects import manifest, read
+from cmf.objects.local import LocalObjects
+from cmf.store.sql import SqlStore
+
+if TYPE_CHECKING:
+    from cmf.remote import HubClient, HubObjects
+
+MISSING_BATCH = 1_000
+
+
+class Moved(msgspec.Struct):
+    """What a push or a pull did. Sizes in bytes."""
+
+    segments: int = 0
+    records: int = 0
+    known: int = 0
+    refused: list[Admission] = []
+    objects: int = 0
+    object_bytes: int = 0
+    stayed: int = 0
+    stayed_bytes: int = 0
+    scopes: list[str] = []
+
+
+Progress = Callable[[str, int], None]
+"""Called with what is being moved and how many more of it were."""
+
+
+def nothing(what: str, count: int) -> None:
+    """Show no progress."""
+
+
+def push(
+    folder: Path,
+    store: SqlStore,
+    objects: LocalObjects,
+    hub: HubClient,
+    clock: collect.Clock,
+    *,
+    data: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Send this site's own streams, then the objects that the hub lacks: evidence, artifacts up to 1 MiB, all if asked.
+
+    Everything is sealed and synced before a byte leaves. Refused segments are in the answer, not raised; other scopes
+    go on.
+    """
+    collect.collect(folder, store, objects, clock, cut=True)
+    seal(folder, store, clock)
+    moved = Moved(refused=[], scopes=[])
+    _admit(moved, transfer.transfer(transfer.LocalPeer(store), hub.peer, View(own=True)), progress)
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for digest, scope in hub.wanted(store.samples(View(own=True))):
+        wanted[scope].append(digest)
+    if data:
+        for scope, found in store.index.artifacts_by_scope(_own_scopes(store)).items():
+            wanted[scope] += found
+    for scope, asked in sorted(wanted.items()):
+        _send(hub.objects(scope), objects, list(dict.fromkeys(asked)), moved, progress)
+    if not data:
+        _count_stayed(store, moved)
+    return moved
+
+
+def seal(folder: Path, store: SqlStore, clock: collect.Clock) -> int:
+    """Seal what is pending with this user's key; return how many segments that made."""
+    identity = collect.site(folder)
+    key = collect.writer_key(folder, os.getuid())
+    return store.seal(key, identity.id, now=clock.wall_us, nonce=lambda: os.urandom(16))
+
+
+def pull(
+    store: SqlStore,
+    objects: LocalObjects,
+    hub: HubClient,
+    *,
+    scopes: Sequence[str] = (),
+    ancestors: str = "",
+    data: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Bring what the hub holds of some scopes, or one thing and all it came from; with ``data`` their bytes too."""
+    moved = Moved(refused=[], scopes=[])
+    local = transfer.LocalPeer(store)
+    if ancestors:
+        answer = hub.lineage([ancestors], direction="up")
+        _admit(moved, local.admit(hub.get(answer.segments), sparse=True), progress)
+        asked = [execution.node for execution in answer.executions]
+    else:
+        _admit(moved, transfer.transfer(hub.peer, local, View(scopes=tuple(scopes))), progress)
+        asked = store.index.execution_nodes(View(scopes=tuple(scopes)))
+    if data:
+        nodes = store.index.nodes(asked)
+        for view in store.index.executions(list(nodes.values())).values():
+            _fetch(hub.objects(view.scope), objects, needed(view), moved, progress)
+        _note_kept(store, objects)
+    return moved
+
+
+def needed(view: views.Execution) -> list[str]:
+    """Return the digests of everything an execution names: inputs, outputs, environment, diff, series not included."""
+    code = [value["$object"] for value in view.code.values() if isinstance(value, dict) and "$object" in value]
+    found = [use.artifact for use in (*view.inputs, *view.outputs)] + code
+    return list(dict.fromkeys([*found, view.environment] if view.environment else found))
+
+
+def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) -> None:
+    scopes = set()
+    for admission in admissions:
+        if admission.outcome == "refused":
+            moved.refused.append(admission)
+        elif admission.outcome == "known":
+            moved.known += 1
+        else:
+            moved.segments += 1
+            moved.records += admission.records
+            scopes.add(admission.scope)
+        progress("records", admission.records)
+    moved.scopes = sorted(scopes)
+
+
+def _send(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
+    """Send objects that the hub lacks under a scope; a folder's files before its manifest."""
+    files: list[str] = []
+    folders: list[str] = []
+    for digest in asked:
+        (folders if digest.startswith(digests.TREE) else files).append(digests.object_of(digest))
+    for folder in folders:
+        try:
+            entries = manifest.decode(read(objects, folder))
+        except NotFoundError:
+            continue
+        files += [entry.digest for entry in entries]
+    for group in (files, folders):
+        for at in range(0, len(group), MISSING_BATCH):
+            for digest in remote.absent(list(dict.fromkeys(group[at : at + MISSING_BATCH]))):
+                try:
+                    with objects.open(digest) as source:
+                        size = remote.put(digest, source)
+                except NotFoundError:
+                    moved.stayed += 1
+                    continue
+                moved.objects += 1
+                moved.object_bytes += size
+                progress("objects", 1)
+
+
+def _fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
+    """Fetch the objects that are not here yet; a folder's manifest, then its files."""
+    wanted = objects.absent([digests.object_of(digest) for digest in asked])
+    while wanted:
+        for digest in wanted:
+            try:
+                with remote.open(digest) as source:
+                    size = objects.put(digest, source)
+            except NotFoundError:
+                moved.stayed += 1
+                continue
+            moved.objects += 1
+            moved.object_bytes += size
+            progress("objects", 1)
+        members: list[str] = []
+        for digest in asked:
+            if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
+                entries = manifest.decode(read(objects, digests.object_of(digest)))
+                members += [entry.digest for entry in entries]
+        wanted = objects.absent(list(dict.fromkeys(members)))
+        asked = []
+        if wanted and moved.stayed:
+            break
+
+
+def _own_scopes(store: SqlStore) -> list[str]:
+    return sorted({stream["scope"] for stream in store.streams() if stream["own"]})
+
+
+def _count_stayed(store: SqlStore, moved: Moved) -> None:
+    count, size = store.index.large_artifacts(_own_scopes(store))
+    moved.stayed += count
+    moved.stayed_bytes += size
+
+
+def _note_kept(store: SqlStore, objects: LocalObjects) -> None:
+    promised = store.promised()
+    absent = set(objects.absent(sorted({digests.object_of(digest) for digest, _ in promised})))
+    store.kept([(digest, scope) for digest, scope in promised if digests.object_of(digest) not in absent])
+
+
+def check(moved: Moved, what: str) -> None:
+    """Raise `ConflictError` if anything was refused, saying what and why."""
+    if not moved.refused:
+        return
+    first = moved.refused[0]
+    reasons: type[CmfError] = ConflictError
+    raise reasons(
+        f"{len(moved.refused)} of the segments were refused by the {what}: {first.detail}",
+        hint=f"They are of {', '.join(sorted({r.scope or 'an unknown stream' for r in moved.refused}))}; "
+        "nothing is lost: they stay here until they are accepted.",
+        kind=first.kind,
+    )
