@@ -221,9 +221,9 @@ class _Journal:
             more = self._read(state, records, waiting)
             self._count_dropped(state, before)
             if not more:
-                if dead or state.closed:
+                ended = dead is True or state.closed
+                if ended or dead is None:
                     self._lose(state, records)
-                ended = dead or state.closed
                 self._cut_points(state, records, everything=ended, part=cut or ended)
             after = msgspec.json.encode(state).decode()
             if after != before and not self.store.take(self.path.name, before, after, records, waiting):
