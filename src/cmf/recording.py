@@ -18,6 +18,7 @@ import warnings
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import time_ns
 from typing import Any, Self
 
 import msgspec
@@ -326,14 +327,21 @@ class Run:
         ``step`` counts up by itself if left out; ``time`` is in seconds since 1970, now if left out. Rows that are
         logged with the same names together are stored together.
         """
-        key = tuple(values)
-        points = self._points.get(key)
-        if points is None:
-            points = self._points.setdefault(key, _Points(key))
-        points.steps.append(points.next if step is None else step)
-        points.times.append(clocks.time_ns() if time is None else time)
-        points.values.extend(values.values())
-        points.next = points.next + 1 if step is None else step + 1
+        try:
+            key = tuple(values)
+            points = self._points.get(key)
+            if points is None:
+                points = self._points.setdefault(key, _Points(key))
+            row = values.values()
+            if step is None:
+                step = points.next
+            points.next = step + 1
+        except (TypeError, AttributeError, ValueError) as error:
+            self._recorder.drop(f"a row of step metrics: {error}")
+            return
+        points.add_step(step)
+        points.add_time(time_ns() if time is None else time)
+        points.add_values(row)
         if len(points.steps) >= ROWS_BUFFERED_MAX:
             self.flush()
 
@@ -510,6 +518,20 @@ class Run:
 class _Points:
     """Rows logged and not yet in the journal, of one set of names. Appended to without a lock, taken in bulk."""
 
+    __slots__ = (
+        "add_step",
+        "add_time",
+        "add_values",
+        "first",
+        "key",
+        "names",
+        "next",
+        "order",
+        "steps",
+        "times",
+        "values",
+    )
+
     def __init__(self, key: tuple[str, ...]) -> None:
         self.key = key
         self.names = sorted(str(name) for name in key)
@@ -517,6 +539,8 @@ class _Points:
         self.steps: list[Any] = []
         self.times: list[Any] = []
         self.values: list[Any] = []
+        # Looked up once, not at every row: a row is a microsecond.
+        self.add_step, self.add_time, self.add_values = self.steps.append, self.times.append, self.values.extend
         self.next = 0
         self.first = 0
 

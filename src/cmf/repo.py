@@ -69,32 +69,6 @@ class Points(Sequence[Point]):
         return f"<{len(self)} points>"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of ancestry between views; ``producer`` is "" for bytes that nobody here made. See `Edge.how`."""
-
-    consumer: str
-    artifact: str
-    producer: str
-    how: str
-
-
-class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """A walk with everything it met as views, by node text. ``roots`` are executions; ``depth`` counts from them."""
-
-    target: Target
-    direction: Direction
-    roots: tuple[str, ...]
-    executions: dict[str, views.Execution]
-    artifacts: dict[str, views.Artifact]
-    steps: tuple[Step, ...]
-    depth: dict[str, int]
-    truncated: str = ""
-
-    def ancestors(self) -> list[views.Execution]:
-        """Return the executions met, the roots left out, nearest first."""
-        return [self.executions[node] for node in self.depth if node not in self.roots and node in self.executions]
-
-
 class Status(msgspec.Struct, kw_only=True):
     """What `cmf status` tells."""
 
@@ -211,40 +185,10 @@ class Repo:
         direction: Direction = "up",
         all_producers: bool = False,
         depth_max: int | None = None,
-    ) -> Lineage:
+    ) -> lineage.Lineage:
         """Return where something came from (``up``) or what came of it (``down``)."""
-        target = self.resolve(text)
-        index = self.store.index
-        if target.execution or model.split_execution(target.node):
-            roots = [target.execution or target.node]
-        else:
-            artifact = self.artifact(target.node.removeprefix("artifact:"))
-            wanted = "output" if direction == "up" else "input"
-            roots = sorted({use.execution for use in artifact.uses if use.direction == wanted})
-        start = index.nodes(roots)
-        walked = lineage.walk(index, list(start.values()), direction, all_producers=all_producers, depth_max=depth_max)
-        met = dict.fromkeys([*walked.depth, *(e.producer for e in walked.edges if e.producer is not None)])
-        executions = index.executions(list(met))
-        artifacts = index.artifacts(list(dict.fromkeys(edge.artifact for edge in walked.edges)))
-        texts = {node: view.node for node, view in executions.items()}
-        return Lineage(
-            target=target,
-            direction=direction,
-            roots=tuple(roots),
-            executions={view.node: view for view in executions.values()},
-            artifacts={view.digest: view for view in artifacts.values()},
-            steps=tuple(
-                Step(
-                    consumer=texts[edge.consumer],
-                    artifact=artifacts[edge.artifact].digest,
-                    producer=texts[edge.producer] if edge.producer is not None else "",
-                    how=edge.how,
-                )
-                for edge in walked.edges
-            ),
-            depth={texts[node]: depth for node, depth in walked.depth.items()},
-            truncated=walked.truncated,
-        )
+        self.collect()
+        return lineage.trace(self.store.index, text, direction, all_producers=all_producers, depth_max=depth_max)
 
     def series(self, execution: str | views.Execution, name: str, *, attempt: str = "", rank: int = 0) -> Points:
         """Return the points of one name of an execution's step metrics, as logged, in order of time.

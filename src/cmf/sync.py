@@ -17,6 +17,7 @@ from cmf import collect, transfer
 from cmf.errors import CmfError, ConflictError, NotFoundError
 from cmf.graph import views
 from cmf.model import digest as digests
+from cmf.model import encoding
 from cmf.model.exchange import Admission, View
 from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
@@ -103,25 +104,27 @@ def pull(
     moved = Moved(refused=[], scopes=[])
     local = transfer.LocalPeer(store)
     if ancestors:
-        answer = hub.lineage([ancestors], direction="up")
+        answer = hub.lineage(ancestors)
         _admit(moved, local.admit(hub.get(answer.segments), sparse=True), progress)
-        asked = [execution.node for execution in answer.executions]
+        asked = list(answer.lineage.depth)
     else:
         _admit(moved, transfer.transfer(hub.peer, local, View(scopes=tuple(scopes))), progress)
         asked = store.index.execution_nodes(View(scopes=tuple(scopes)))
     if data:
         nodes = store.index.nodes(asked)
         for view in store.index.executions(list(nodes.values())).values():
-            _fetch(hub.objects(view.scope), objects, needed(view), moved, progress)
+            wanted = [*needed(view), *store.index.series_objects(view.node)]
+            _fetch(hub.objects(view.scope), objects, wanted, moved, progress)
         _note_kept(store, objects)
     return moved
 
 
 def needed(view: views.Execution) -> list[str]:
-    """Return the digests of everything an execution names: inputs, outputs, environment, diff, series not included."""
-    code = [value["$object"] for value in view.code.values() if isinstance(value, dict) and "$object" in value]
-    found = [use.artifact for use in (*view.inputs, *view.outputs)] + code
-    return list(dict.fromkeys([*found, view.environment] if view.environment else found))
+    """Return the digests of what an execution names: inputs, outputs, environment, code, and how it failed."""
+    found = [use.artifact for use in (*view.inputs, *view.outputs)]
+    found += [view.environment] if view.environment else []
+    found += encoding.objects_in([view.code, view.error, view.params])
+    return list(dict.fromkeys(found))
 
 
 def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) -> None:
@@ -156,7 +159,7 @@ def _send(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved
             for digest in remote.absent(list(dict.fromkeys(group[at : at + MISSING_BATCH]))):
                 try:
                     with objects.open(digest) as source:
-                        size = remote.put(digest, source)
+                        size = remote.put(digest, source, folder=group is folders)
                 except NotFoundError:
                     moved.stayed += 1
                     continue

@@ -88,7 +88,7 @@ def invite(folder: Path, scope: str, role: str, hours: float, name: str) -> None
 
 def _serving() -> ModuleType:
     try:
-        from cmf.hub import serve as serving
+        import cmf.hub.serve as serving
     except ImportError as error:
         raise UnsupportedError(
             f"The hub needs a part that is not installed: {error.name}.",

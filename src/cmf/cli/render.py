@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from cmf.config import environment
 from cmf.graph import views
-from cmf.repo import Lineage
+from cmf.graph.lineage import Lineage
 
 STATUS_STYLE = {
     "finished": "green",

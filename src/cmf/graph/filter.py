@@ -36,10 +36,14 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which executions, how many, and from where on: ``cursor`` is what the last page gave."""
+    """Which executions, how many, and from where on: ``cursor`` is what the last page gave.
+
+    ``scopes`` are globs; ``below`` are the prefixes that the asker may read (None: everything).
+    """
 
     conditions: tuple[Condition, ...] = ()
     scopes: tuple[str, ...] = ()
+    below: tuple[str, ...] | None = None
     limit: int = 100
     cursor: str = ""
 
@@ -95,7 +99,10 @@ def _condition(text: str, field: str, operator: str, value: tuple[str, str]) -> 
 def _value(text: str, field: str, token: tuple[str, str]) -> float | str | bool:
     kind, word = token
     if field == "started" and (match := _DATE.fullmatch(word)):
-        return _microseconds(*(int(part or 0) for part in match.groups()))
+        moment = _microseconds(*(int(part or 0) for part in match.groups()))
+        if moment is None:
+            raise _wrong(text, f"'{word}' is not a date")
+        return moment
     if kind == "text":
         if field in NUMBERS:
             raise _wrong(text, f"'{field}' compares with a number{' or a date' if field == 'started' else ''}")
@@ -109,12 +116,22 @@ def _value(text: str, field: str, token: tuple[str, str]) -> float | str | bool:
     return word
 
 
-def _microseconds(year: int, month: int, day: int, hour: int, minute: int, second: int) -> float:
-    """Return µs since 1970 of a UTC date, by the usual count of days from a March-based year."""
+def _microseconds(year: int, month: int, day: int, hour: int, minute: int, second: int) -> float | None:
+    """Return µs since 1970 of a UTC date, or None if the calendar has no such date."""
+    if not (1 <= month <= 12 and hour < 24 and minute < 60 and second < 60):
+        return None
+    length = _days_before(year + month // 12, month % 12 + 1) - _days_before(year, month)
+    if not 1 <= day <= length:
+        return None
+    days = _days_before(year, month) + day - 1
+    return (((days * 24 + hour) * 60 + minute) * 60 + second) * 1e6
+
+
+def _days_before(year: int, month: int) -> int:
+    """Return the days from 1970 to the first of a month, by the usual count from a year that starts in March."""
     shifted = year - (month <= 2)
     days = 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400
-    days += (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 719468
-    return (((days * 24 + hour) * 60 + minute) * 60 + second) * 1e6
+    return days + (153 * ((month + 9) % 12) + 2) // 5 - 719468
 
 
 def _wrong(text: str, why: str) -> UsageError:

@@ -184,7 +184,7 @@ def number_of(value: Any) -> float | None:
 
 
 def objects_in(value: Any) -> list[str]:
-    """Return the digests of the objects (files or folders) that a value names with ``$object``, in order of appearance."""
+    """Return the digests of the objects, files or folders, that a value names with ``$object``, in order."""
     found: list[str] = []
     if isinstance(value, dict):
         if len(value) == 1 and isinstance(value.get("$object"), str):

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from cmf.model.records import covers
+
 
 class Head(NamedTuple):
     """A segment that a peer holds complete back to its stream's genesis."""
@@ -24,13 +26,20 @@ class Sample(NamedTuple):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """Which streams a transfer is about: those whose scope matches any glob (none given: all); ``own``: only ours."""
+    """Which streams a transfer is about: those whose scope matches any glob (none given: all).
+
+    ``own``: only this store's. ``below``: only scopes at or below one of these, whatever else is asked: what a caller
+    may read (None: everything).
+    """
 
     scopes: tuple[str, ...] = ()
     own: bool = False
+    below: tuple[str, ...] | None = None
 
     def covers(self, scope: str) -> bool:
         """Tell whether a stream's scope is in the view. ``penguins/*`` matches any depth below ``penguins``."""
+        if self.below is not None and not any(covers(prefix, scope) for prefix in self.below):
+            return False
         return not self.scopes or any(
             scope == glob or re.fullmatch(fnmatch.translate(glob), scope) is not None or scope.startswith(glob + "/")
             for glob in self.scopes

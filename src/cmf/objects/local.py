@@ -6,7 +6,7 @@ leftover never counts as an object, and processes that put the same object at on
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import os
 import re
@@ -17,21 +17,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnreachableError, UsageError
+from cmf.errors import NotFoundError, UsageError
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES, Digests, check_name, damaged, mismatched
+from cmf.objects.source import Source, changing, disk_error, read_error
 
 SMALL_BYTES = CHUNK_BYTES
 """A file up to this size is read whole, so that one held already is never written again."""
 
+SYNC_BATCH = 64
 TEMPORARY = "tmp"
 _DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _REST = re.compile(r"[0-9a-f]{62}")
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LocalObjects:
@@ -171,8 +170,7 @@ class LocalObjects:
             files, folders = self._unsynced, self._unsynced_folders
             self._unsynced, self._unsynced_folders = {}, {}
         try:
-            for path in (*files, *folders):
-                _sync(path)
+            _sync_all([*files, *folders])
         except OSError as error:
             with self._lock:
                 self._unsynced = files | self._unsynced
@@ -259,8 +257,7 @@ class LocalObjects:
                 self._unsynced_folders.update(dict.fromkeys(folders))
             return
         try:
-            for path in (*files, *folders):
-                _sync(path)
+            _sync_all([*files, *folders])
         except OSError as error:
             raise disk_error(error, "An object cannot be made durable") from error
 
@@ -276,50 +273,6 @@ class LocalObjects:
             except FileExistsError:
                 continue
         return [os.path.dirname(path) for path in missing]
-
-
-class Source:
-    """A local file that is read once, from its beginning to its end, and tells whether it changed meanwhile."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        try:
-            # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-            self._file = os.open(self.path, _READ)
-        except ValueError as error:
-            raise UsageError(f"{self.path!r} is no path: {error}.") from error
-        except OSError as error:
-            raise read_error(error, self.path) from error
-        self._stat = os.fstat(self._file)
-        self._read = 0
-        if not stat.S_ISREG(self._stat.st_mode):
-            os.close(self._file)
-            raise UsageError(f"{self.path} is neither a file nor a folder.", hint="Only files have bytes to keep.")
-
-    @property
-    def size(self) -> int:
-        """The file's size when it was opened."""
-        return self._stat.st_size
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the file's bytes."""
-        try:
-            while chunk := os.read(self._file, CHUNK_BYTES):
-                self._read += len(chunk)
-                yield chunk
-        except OSError as error:
-            raise read_error(error, self.path) from error
-
-    def is_steady(self) -> bool:
-        """Tell whether what was read is the file as it was before and still is."""
-        now = os.fstat(self._file)
-        return self._read == self._stat.st_size and _version(now) == _version(self._stat)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        os.close(self._file)
 
 
 class _Draft:
@@ -363,55 +316,8 @@ class _Draft:
                 os.unlink(self._path)
 
 
-def measure(path: str | os.PathLike[str]) -> tuple[str, int]:
-    """Return the digest and size of a local file without keeping it; errors as of `LocalObjects.adopt`."""
-    for _ in range(2):
-        with Source(path) as source:
-            hashed = hashlib.sha256()
-            for chunk in source.chunks():
-                hashed.update(chunk)
-            if source.is_steady():
-                return digests.FILE + hashed.hexdigest(), source.size
-    raise changing(path)
-
-
-def changing(path: str | os.PathLike[str]) -> CorruptError:
-    """Return the error that says that a file did not hold still while it was read."""
-    return CorruptError(
-        f"{os.fspath(path)} keeps changing while it is read.", hint="Close it before it is recorded.", kind="changing"
-    )
-
-
-def disk_error(error: OSError, what: str) -> CmfError:
-    """Return the error that a failed write is, with a sentence that starts with what failed."""
-    if isinstance(error, CmfError):
-        return error  # three of ours are OSErrors too, and say more already
-    message = f"{what}: {error.strerror or error}."
-    if error.errno in _REFUSED:
-        return ConflictError(message, hint="Make it writable, or choose another folder.", kind="disk")
-    hint = "Free some space, then run it again." if error.errno in _FULL else "Look after the disk, then run it again."
-    return UnreachableError(message, hint=hint, kind="disk")
-
-
-def read_error(error: OSError, path: str) -> CmfError:
-    """Return the error that a file that cannot be read is."""
-    if isinstance(error, CmfError):
-        return error
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotFoundError(f"There is no file or folder {path}.")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return DeniedError(f"{path} cannot be read: {error.strerror}.")
-    if error.errno in (errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG):
-        return UsageError(f"{path} cannot be read: {error.strerror}.")
-    return UnreachableError(f"{path} cannot be read: {error.strerror}.", kind="disk")
-
-
 def _missing(digest: str) -> NotFoundError:
     return NotFoundError(f"Object {digest} is not here.", hint="`cmf pull --data` fetches what a hub holds.")
-
-
-def _version(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _names(folder: str, pattern: re.Pattern[str]) -> Digests:
@@ -423,12 +329,19 @@ def _names(folder: str, pattern: re.Pattern[str]) -> Digests:
         raise read_error(error, folder) from error
 
 
-def _sync(path: str) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return  # removed since
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync_all(paths: Digests) -> None:
+    for at in range(0, len(paths), SYNC_BATCH):
+        with contextlib.ExitStack() as opened:
+            handles = []
+            for path in paths[at : at + SYNC_BATCH]:
+                try:
+                    handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                except FileNotFoundError:
+                    continue  # removed since
+                opened.callback(os.close, handles[-1])
+            if hasattr(os, "posix_fadvise") and len(handles) > 1:
+                # Starts the writing of all of them, so that the first sync commits their metadata in one go.
+                for handle in handles:
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            for handle in handles:
+                os.fsync(handle)

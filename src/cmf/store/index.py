@@ -48,6 +48,11 @@ class SqlIndex:
             found = known(connection, list(keys.values()))
         return {text: found[key] for text, key in keys.items() if key in found}
 
+    def texts(self, nodes: Sequence[Node]) -> dict[Node, str]:
+        """Return the node text of each of this database's integers."""
+        with self._sql.read() as connection:
+            return {node: node_text(key) for node, key in _keys(connection, nodes).items()}
+
     # ---- views ---------------------------------------------------------------------------------------------------
 
     def executions(self, nodes: Sequence[Node]) -> dict[Node, views.Execution]:
@@ -263,6 +268,13 @@ class SqlIndex:
             e = _node(connection, execution)
             rows = connection.execute("SELECT DISTINCT names FROM series WHERE e = ? AND hidden = 0", (e,)).fetchall()
         return sorted({name for (listed,) in rows for name in _json.decode(listed)})
+
+    def series_objects(self, execution: str) -> list[str]:
+        """Return the objects that hold an execution's step metrics, superseded chunks included."""
+        with self._sql.read() as connection:
+            e = _node(connection, execution)
+            rows = connection.execute("SELECT DISTINCT object FROM series WHERE e = ? AND hidden = 0 ORDER BY 1", (e,))
+            return [object_ for (object_,) in rows]
 
     def history(self, subject: str) -> list[views.Write]:
         """Return every write to every register of a node, newest first."""

@@ -35,7 +35,7 @@ class Selection:
     @property
     def can_refuse(self) -> bool:
         """Tell whether this can pass over more than a few executions: only then does a scan need a budget."""
-        return bool(self.query.conditions or self.query.scopes)
+        return bool(self.query.conditions or self.query.scopes or self.query.below is not None)
 
     def sql(
         self, *, among: Sequence[int] | None, after: Place | None, until: tuple[int, str] | None
@@ -83,7 +83,7 @@ class Selection:
     def accepts(self, scope: str) -> bool:
         """Tell whether an execution's scope satisfies the query: what the SQL leaves to this side."""
         values = {"scope": scope, "pipeline": scope.rpartition("/")[0], "stage": scope.rpartition("/")[2]}
-        return View(scopes=self.query.scopes).covers(scope) and all(
+        return View(scopes=self.query.scopes, below=self.query.below).covers(scope) and all(
             _compare(values[condition.field], condition.operator, str(condition.value))
             for condition in self.query.conditions
             if condition.field in values
@@ -92,7 +92,9 @@ class Selection:
     @property
     def needs_scopes(self) -> bool:
         """Tell whether `accepts` can refuse anything."""
-        return bool(self.query.scopes) or any(c.field in ("scope", "pipeline", "stage") for c in self.query.conditions)
+        return bool(self.query.scopes or self.query.below is not None) or any(
+            c.field in ("scope", "pipeline", "stage") for c in self.query.conditions
+        )
 
 
 def _register_test(condition: Condition) -> tuple[str, list[Any]]:

@@ -25,6 +25,8 @@ from cmf.store.sqlite import EACH, Connection, Sqlite, array
 
 FOLD_RECORDS = 50_000
 
+EVERYTHING = View()
+
 
 class SqlStore:
     """A set of segments with what is folded from it. Safe to use from several threads and processes."""
@@ -246,14 +248,16 @@ class SqlStore:
         for g in wanted:
             yield self._wire(g)
 
-    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
-        """Return these segments, each stream's genesis first; those not held are left out."""
+    def get(self, hashes: Iterable[bytes], view: View = EVERYTHING) -> Iterator[bytes]:
+        """Return these segments, each stream's genesis first; those not held, or not in the view, are left out."""
         with self._sql.read() as connection:
             wanted: dict[int, None] = {}
             for hash_ in hashes:
-                row = connection.execute("SELECT g, s FROM segment WHERE hash = ?", (hash_,)).fetchone()
-                if row is not None:
-                    (start,) = connection.execute("SELECT g FROM segment WHERE s = ? AND n = 0", row[1:]).fetchone()
+                row = connection.execute(
+                    "SELECT g.g, s.s, s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.hash = ?", (hash_,)
+                ).fetchone()
+                if row is not None and view.covers(row[2]):
+                    (start,) = connection.execute("SELECT g FROM segment WHERE s = ? AND n = 0", row[1:2]).fetchone()
                     wanted.update({start: None, row[0]: None})
         for g in wanted:
             yield self._wire(g)

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import pwd
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ import msgspec
 from cmf.errors import ConflictError, CorruptError, DeniedError, NotFoundError, UsageError
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES, ObjectStore, manifest, mismatched, read
-from cmf.objects.local import LocalObjects, disk_error, measure, read_error
+from cmf.objects.local import LocalObjects
+from cmf.objects.source import disk_error, measure, read_error
 from cmf.worktree import uri
 
 FILES_MAX = 1_000_000
@@ -296,6 +296,8 @@ def _discard(temporary: str) -> None:
     except FileNotFoundError:
         pass
     except OSError:
+        import shutil
+
         shutil.rmtree(temporary, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ nothing that a repository's configuration names (but the content filters that th
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ _OPTIONS = (
     "core.fsmonitor=false",
     "-c",
     "core.hooksPath=/dev/null",
+    # `git diff` would renew the index without asking for the lock's permission; see `_EMPTY`.
+    "-c",
+    "diff.autoRefreshIndex=false",
+    # One that isn't there fails every comparison.
+    "-c",
+    "diff.orderFile=/dev/null",
     # A partial clone would fetch what a diff needs: recording never waits for a network.
     "-c",
     "protocol.allow=never",
@@ -55,8 +62,12 @@ _DIFF = (
     "--diff-algorithm=myers",
     "--submodule=short",
     "--ignore-submodules=dirty",
-    "-O/dev/null",
 )
+
+
+# Without a renewed index, a file that was touched but not changed has a header and nothing else. No line of content
+# starts like a header does.
+_EMPTY = re.compile(rb"^diff --git [^\n]*\n(?=diff --git |\Z)", re.MULTILINE)
 
 
 class Omitted(NamedTuple):
@@ -71,8 +82,8 @@ class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of the code. What is not known, or not there, is empty.
 
     ``dirty``: anything differs from the commit, untracked files included. ``diff`` is the digest of the binary diff
-    against the commit (against the empty tree before the first one), ``untracked`` that of the manifest of a folder of the
-    untracked files. ``omitted`` names the first hundred files left out, ``omitted_count`` says how many there are.
+    against the commit (against the empty tree before the first one), ``untracked`` that of the manifest of the
+    folder of untracked files. ``omitted`` names the first hundred files left out, ``omitted_count`` counts them all.
     """
 
     repository: str = ""
@@ -86,16 +97,20 @@ class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def capture(root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: int) -> Code | None:
-    """Return the state of the repository that holds a folder; None without git or without a repository.
+    """Return the state of the repository that holds a folder; None without a repository or without git.
 
     ``keep`` takes in an object and returns its digest. Untracked files over ``untracked_bytes_max`` are omitted, and
-    those beyond sixteen times as much in all or beyond a thousand. `.cmf` is never looked into. If git fails or is
-    slow half-way, what is known is returned and the rest is named in ``omitted``.
+    those beyond sixteen times as much in all or beyond a thousand. `.cmf` is never looked into. If git fails or
+    is slow, what is known is returned, and ``omitted`` says what isn't.
     """
     answer = _git(root, *_STATUS, bytes_max=STATUS_BYTES_MAX)
-    top = _git(root, "rev-parse", "--show-toplevel")
+    top = _git(root, "rev-parse", "--show-toplevel") if answer is not None else None
     if answer is None or not top:
-        return None
+        import shutil
+
+        if _folders(root) is None or shutil.which("git") is None:
+            return None
+        return Code(omitted=(Omitted("", 0, "git did not answer"),), omitted_count=1)
     folder = top.removesuffix(b"\n")
     state = _parse(answer)
     omitted = [Omitted(_shown(path), 0, "a submodule's own changes") for path in state.submodules]
@@ -105,8 +120,8 @@ def capture(root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: in
         data = _git(folder, *_DIFF, against, "--", ":(top)", ":(top,exclude,glob)**/.cmf/**", bytes_max=DIFF_BYTES_MAX)
         if data is None:
             omitted.append(Omitted("", 0, "the diff is too large, or git did not make it"))
-        elif data:
-            diff = keep(data)
+        elif found := _EMPTY.sub(b"", data):
+            diff = keep(found)
     untracked = _keep_untracked(folder, state.untracked, keep, untracked_bytes_max, omitted)
     return Code(
         repository=_repository(root),

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cmf.model import encoding
@@ -15,7 +14,6 @@ from cmf.model.process import Process
 
 ENVIRONMENT_VERSION = 1
 
-_BOOT = "/proc/sys/kernel/random/boot_id"
 _ZOMBIE = ("Z", "X", "x")
 _DISTRIBUTION = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*?)-(?P<version>[0-9][^-]*)(?:-py[0-9.]+)?(?:-[^-]+)?")
 _CPU = re.compile(r"^(?:model name|Model|cpu model|Processor)\s*:\s*(.+)$", re.MULTILINE)
@@ -27,7 +25,7 @@ def process() -> Process:
     found = _stat("self")
     return Process(
         host=os.uname().nodename,
-        boot=_text(_BOOT).strip(),
+        boot=_boot(),
         pid=pid,
         start=found[1] if found else 0,
         uid=os.getuid(),
@@ -43,7 +41,7 @@ def alive(other: Process) -> bool | None:
     """
     if other.host != os.uname().nodename:
         return None
-    if other.boot != _text(_BOOT).strip():
+    if other.boot != _boot():
         return False
     if other.space and other.space != _space():
         return None
@@ -162,6 +160,11 @@ def _stat(pid: str) -> tuple[str, int] | None:
     return (fields[0], int(fields[19])) if len(fields) > 19 else None
 
 
+@functools.cache
+def _boot() -> str:
+    return _text("/proc/sys/kernel/random/boot_id").strip()
+
+
 def _space() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
@@ -171,7 +174,7 @@ def _space() -> str:
 
 def _text(path: str, bytes_max: int = 1 << 20) -> str:
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(bytes_max).decode("utf-8", "replace")
     except OSError:
         return ""

@@ -1,0 +1,1 @@
+"""The shared face: a store over HTTP, with principals, tokens and scopes."""

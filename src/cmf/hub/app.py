@@ -1,0 +1,223 @@
+"""The hub over HTTP: routes, limits and errors. What a request does is in `service`; this module only carries it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, BinaryIO
+
+import anyio.to_thread
+from litestar import Litestar, Request, Response, get, post, put
+from litestar.exceptions import HTTPException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from cmf import errors
+from cmf.errors import CmfError, DeniedError, UsageError
+from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer
+from cmf.hub.auth import Caller
+from cmf.hub.service import Hub
+from cmf.model import wire
+
+OBJECT_BYTES_MAX = 1 << 40
+SPOOL_BYTES = 4 << 20
+READ_BYTES = 1 << 20
+BULK = "application/octet-stream"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+"""Names that a request to a loopback hub may give as its host: a web page elsewhere can point any other name here."""
+
+AnyRequest = Request[Any, Any, Any]
+Under = Annotated[str, Parameter(query="scope", description="The scope that the object is sent under.")]
+IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
+
+
+def make_app(hub: Hub, *, loopback: bool, on_shutdown: Callable[[], None] | None = None) -> Litestar:
+    """Make the application that serves a hub; ``loopback``: refuse requests that name another host or origin."""
+    return Litestar(
+        route_handlers=ROUTES,
+        before_request=_local_only if loopback else None,
+        exception_handlers={CmfError: _problem, HTTPException: _http_problem, Exception: _unexpected},
+        openapi_config=OpenAPIConfig(
+            title="CMF hub",
+            version=f"v{wire.API_VERSION}",
+            path="/v1",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
+            security=[{"token": []}],
+            use_handler_docstrings=True,
+        ),
+        request_max_body_size=wire.JSON_BYTES_MAX,
+        on_shutdown=[on_shutdown] if on_shutdown else [],
+        logging_config=None,
+        opt={"hub": hub},
+    )
+
+
+# ---- routes ------------------------------------------------------------------------------------------------------
+
+
+@get("/v1/hub", sync_to_thread=True, security=[])
+def about(request: AnyRequest) -> wire.HubInfo:
+    """Say who this hub is, what it speaks and its limits; to a caller with a token, also who the caller is."""
+    hub = _hub(request)
+    return hub.info(_caller(request) if "authorization" in request.headers else None)
+
+
+@post("/v1/enrol", sync_to_thread=True, status_code=200, security=[])
+def enrol(request: AnyRequest, data: wire.Enrol) -> wire.Enrolled:
+    """Take an invite: enrol a site's key, and give it a token."""
+    hub = _hub(request)
+    token, caller = hub.auth.enrol(data.invite, wire.raw(data.key), data.name[:100], now=hub.now())
+    return wire.Enrolled(token=token, principal=caller.name, roles=list(caller.roles))
+
+
+@post("/v1/streams", sync_to_thread=True, status_code=200)
+def streams(request: AnyRequest, data: wire.Asked) -> wire.Streams:
+    """Return sampled positions of the streams that the caller may read, in some scopes."""
+    return _hub(request).streams(_caller(request), data)
+
+
+@post("/v1/have", sync_to_thread=True, status_code=200)
+def have(request: AnyRequest, data: wire.Streams) -> wire.Held:
+    """Return what this hub holds of the caller's streams, and which of their objects it still lacks."""
+    return _hub(request).have(_caller(request), data)
+
+
+@post("/v1/push", status_code=200, media_type=BULK, request_max_body_size=wire.PUSH_BYTES_MAX)
+async def push(request: AnyRequest) -> Stream:
+    """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
+    body = await request.body()
+    hub, caller = await anyio.to_thread.run_sync(lambda: (_hub(request), _caller(request)))
+    return Stream(hub.push(caller, body), media_type=BULK)
+
+
+@post("/v1/pull", sync_to_thread=True, status_code=200, media_type=BULK)
+def pull(request: AnyRequest, data: wire.Asked) -> Response[bytes]:
+    """Return the next page of segment frames beyond what the caller holds, then an end frame."""
+    return Response(_hub(request).pull(_caller(request), data), media_type=BULK)
+
+
+@post("/v1/get", sync_to_thread=True, status_code=200, media_type=BULK)
+def get_segments(request: AnyRequest, data: wire.Hashes) -> Response[bytes]:
+    """Return segments by hash, each stream's first one too, as frames."""
+    return Response(_hub(request).get(_caller(request), data), media_type=BULK)
+
+
+@post("/v1/lineage", sync_to_thread=True, status_code=200)
+def lineage(request: AnyRequest, data: AskLineage) -> LineageAnswer:
+    """Walk up or down from a name; name the segments that hold every record about what was met."""
+    return _hub(request).lineage(_caller(request), data)
+
+
+@post("/v1/query", sync_to_thread=True, status_code=200)
+def query(request: AnyRequest, data: Ask) -> Answer:
+    """Answer any question of an index: names, lists by filter, views, edges, series, histories."""
+    return _hub(request).ask(_caller(request), data)
+
+
+@post("/v1/objects/missing", sync_to_thread=True, status_code=200)
+def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
+    """Return which objects were not yet sent under a scope."""
+    return _hub(request).missing(_caller(request), data)
+
+
+@put("/v1/objects/{digest:str}", status_code=200, request_max_body_size=OBJECT_BYTES_MAX)
+async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folder: IsFolder = False) -> dict[str, int]:
+    """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest."""
+    hub, caller = await anyio.to_thread.run_sync(lambda: (_hub(request), _caller(request)))
+    if not caller.may("write", under):
+        raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(hub.folder)) as spool:
+        async for chunk in request.stream():
+            await anyio.to_thread.run_sync(spool.write, chunk)
+        spool.seek(0)
+        source: Any = spool
+        size = await anyio.to_thread.run_sync(lambda: hub.put(caller, under, digest, source, folder=is_folder))
+    return {"size": size}
+
+
+@get("/v1/objects/{digest:str}", sync_to_thread=True, media_type=BULK)
+def get_object(request: AnyRequest, digest: str) -> Stream:
+    """Return an object's bytes, from the offset on that a Range header names."""
+    path = _hub(request).open(_caller(request), digest)
+    size = path.stat().st_size
+    start = _range(request.headers.get("range", ""), size)
+    headers = {"content-length": str(size - start), "accept-ranges": "bytes"}
+    if start:
+        headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
+    file = path.open("rb")
+    file.seek(start)
+    return Stream(_chunks(file), media_type=BULK, headers=headers, status_code=206 if start else 200)
+
+
+ROUTES = (about, enrol, streams, have, push, pull, get_segments, lineage, query, missing, put_object, get_object)
+
+
+# ---- what every request needs ------------------------------------------------------------------------------------
+
+
+def _hub(request: AnyRequest) -> Hub:
+    hub = request.app.opt["hub"]
+    assert isinstance(hub, Hub)
+    return hub
+
+
+def _caller(request: AnyRequest) -> Caller:
+    """Return who calls: whose token the request carries."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise DeniedError(
+            "This needs a token.",
+            hint="Join with an invite: cmf remote add NAME URL --invite CODE.",
+            kind="token",
+        )
+    hub = _hub(request)
+    return hub.auth.caller(token.strip(), now=hub.now())
+
+
+def _local_only(request: AnyRequest) -> None:
+    """Refuse a request whose host or origin is not this machine: another name may have been pointed here."""
+    host = re.sub(r":\d+$", "", request.headers.get("host", ""))
+    origin = request.headers.get("origin", "")
+    if host not in LOOPBACK:
+        raise DeniedError("This hub serves its own machine only, under its loopback address.", kind="host")
+    if origin and re.sub(r":\d+$", "", origin.partition("://")[2]) not in LOOPBACK:
+        raise DeniedError("This hub does not serve pages of other origins.", kind="origin")
+
+
+def _range(header: str, size: int) -> int:
+    if not header:
+        return 0
+    match = re.fullmatch(r"bytes=(\d{1,19})-", header)
+    if match is None or int(match[1]) > size:
+        raise UsageError("This range cannot be served.", hint="Ask for 'bytes=N-'.", kind="range")
+    return int(match[1])
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while data := file.read(READ_BYTES):
+            yield data
+
+
+def _problem(_: AnyRequest, error: CmfError) -> Response[wire.Problem]:
+    status = 413 if error.kind == "limit" else errors.http_status(error)
+    return Response(wire.Problem(kind=error.kind, message=error.message, hint=error.hint), status_code=status)
+
+
+def _http_problem(_: AnyRequest, error: HTTPException) -> Response[wire.Problem]:
+    return Response(wire.Problem(kind="http", message=str(error.detail)[:500]), status_code=error.status_code)
+
+
+def _unexpected(request: AnyRequest, error: Exception) -> Response[wire.Problem]:
+    if isinstance(error, CmfError):
+        return _problem(request, error)
+    if isinstance(error, HTTPException):
+        return _http_problem(request, error)
+    logging.getLogger("uvicorn.error").error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return Response(wire.Problem(kind="internal", message="The hub failed at this request."), status_code=500)

@@ -1,0 +1,212 @@
+"""Who may do what at a hub: principals, tokens, invites, enrolled keys, roles and objects' grants.
+
+Tokens and invites are 256 random bits, kept as hashes only. Everything is in the hub's own database, so that `cmf hub
+invite` works beside a running hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from cmf.errors import DeniedError, UsageError
+from cmf.model.records import covers, is_scope
+from cmf.model.wire import Role
+from cmf.store.sqlite import Connection, Sqlite
+
+ROLES = ("read", "write", "relay", "admin")
+TOKEN_DAYS = 365
+_DAY_US = 86_400 * 10**6
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS hub_principal (p INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS hub_role (
+        p INTEGER NOT NULL, prefix TEXT NOT NULL, role TEXT NOT NULL, PRIMARY KEY (p, prefix, role)){compact}""",
+    """CREATE TABLE IF NOT EXISTS hub_token (
+        hash {blob} PRIMARY KEY, p INTEGER NOT NULL, expires INTEGER NOT NULL){compact}""",
+    """CREATE TABLE IF NOT EXISTS hub_invite (
+        hash {blob} PRIMARY KEY, name TEXT NOT NULL, prefix TEXT NOT NULL, role TEXT NOT NULL,
+        expires INTEGER NOT NULL){compact}""",
+    "CREATE TABLE IF NOT EXISTS hub_key (key {blob} PRIMARY KEY, p INTEGER NOT NULL){compact}",
+    """CREATE TABLE IF NOT EXISTS hub_grant (
+        scope TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (scope, digest)){compact}""",
+    "CREATE INDEX IF NOT EXISTS hub_grant_digest ON hub_grant (digest)",
+)
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who makes a request, and what they may do."""
+
+    principal: int
+    name: str
+    roles: tuple[Role, ...]
+
+    def may(self, role: str, scope: str) -> bool:
+        """Tell whether this caller holds a role on a scope. admin includes all, write includes read."""
+        implied = {"read": ("read", "write", "relay", "admin"), "write": ("write", "admin")}.get(role, (role, "admin"))
+        return any(held.role in implied and covers(held.prefix, scope) for held in self.roles)
+
+    def readable(self) -> tuple[str, ...] | None:
+        """Return the scope prefixes this caller may read; None for everything."""
+        prefixes = tuple(sorted({held.prefix for held in self.roles}))
+        return None if "" in prefixes else prefixes
+
+
+class Auth:
+    """The tables of one hub. Times are µs, handed in."""
+
+    def __init__(self, dialect: Sqlite) -> None:
+        self._sql = dialect
+        with dialect.write(durable=True) as connection:
+            dialect.create(connection, TABLES)
+
+    def invite(self, name: str, prefix: str, role: str, *, now: int, expires_s: int) -> str:
+        """Make a one-time code that gives whoever presents it first a role on a scope prefix."""
+        if role not in ROLES:
+            raise UsageError(f"'{role}' is not a role.", hint=f"It is one of {', '.join(ROLES)}.")
+        if prefix and not (is_scope(prefix) or is_scope(prefix + "/x")):
+            raise UsageError(f"'{prefix}' is not a scope or the start of one.", hint="Such as 'detector'.")
+        code = secrets.token_urlsafe(32)
+        with self._sql.write(durable=True) as connection:
+            connection.execute("DELETE FROM hub_invite WHERE expires < ?", (now,))
+            connection.execute(
+                "INSERT INTO hub_invite (hash, name, prefix, role, expires) VALUES (?, ?, ?, ?, ?)",
+                (_hash(code), name, prefix, role, now + expires_s * 10**6),
+            )
+        return code
+
+    def enrol(self, code: str, key: bytes, name: str, *, now: int) -> tuple[str, Caller]:
+        """Take an invite: a principal with this key and a token. The code is used up in the same transaction."""
+        if len(key) != 32:
+            raise UsageError("A public key has 32 bytes.")
+        with self._sql.write(durable=True) as connection:
+            row = connection.execute(
+                "SELECT name, prefix, role, expires FROM hub_invite WHERE hash = ?", (_hash(code),)
+            ).fetchone()
+            if row is None or row[3] < now:
+                raise DeniedError(
+                    "This invite is not known, was used already, or has expired.",
+                    hint="Ask for a new one: cmf hub invite.",
+                    kind="invite",
+                )
+            connection.execute("DELETE FROM hub_invite WHERE hash = ?", (_hash(code),))
+            principal = self._principal_of(connection, key)
+            if principal is None:
+                principal = self._make(connection, f"{row[0]} ({name})" if name and name != row[0] else row[0])
+                self._enrol_key(connection, key, principal)
+            connection.execute(
+                "INSERT INTO hub_role (p, prefix, role) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (principal, row[1], row[2]),
+            )
+            token = self._token(connection, principal, now + TOKEN_DAYS * _DAY_US)
+            return token, self._caller(connection, principal)
+
+    def local_token(self, *, now: int) -> str:
+        """Make a token of the hub's own user, who is admin; tokens of earlier starts end."""
+        with self._sql.write(durable=True) as connection:
+            row = connection.execute("SELECT p FROM hub_principal WHERE name = 'local'").fetchone()
+            principal = row[0] if row else self._make(connection, "local")
+            connection.execute(
+                "INSERT INTO hub_role (p, prefix, role) VALUES (?, '', 'admin') ON CONFLICT DO NOTHING", (principal,)
+            )
+            connection.execute("DELETE FROM hub_token WHERE p = ?", (principal,))
+            return self._token(connection, principal, now + TOKEN_DAYS * _DAY_US)
+
+    def caller(self, token: str, *, now: int) -> Caller:
+        """Return whose token this is; `DeniedError` if it is nobody's, or has expired."""
+        with self._sql.read() as connection:
+            row = connection.execute("SELECT p, expires FROM hub_token WHERE hash = ?", (_hash(token),)).fetchone()
+            if row is None or row[1] < now:
+                raise DeniedError(
+                    "This hub does not know the token, or it has expired.",
+                    hint="Join again with an invite: cmf remote add NAME URL --invite CODE.",
+                    kind="token",
+                )
+            return self._caller(connection, row[0])
+
+    def authorize(self, caller: Caller, scope: str, key: bytes) -> None:
+        """Check that a segment of this scope and key may be admitted from this caller; else `DeniedError`.
+
+        The key must be enrolled with write on the scope, and the token be the same principal's, or hold relay. An
+        admin's push enrols keys that nobody has: so the hub's own user needs no ceremony.
+        """
+        with self._sql.read() as connection:
+            owner = self._principal_of(connection, key)
+            holder = self._caller(connection, owner) if owner is not None else None
+        if holder is None:
+            if not caller.may("admin", scope):
+                raise DeniedError(
+                    f"The key that signed records of {scope} is not enrolled at this hub.",
+                    hint="Join with an invite: cmf remote add NAME URL --invite CODE.",
+                    kind="key",
+                )
+            with self._sql.write(durable=True) as connection:
+                if self._principal_of(connection, key) is None:
+                    self._enrol_key(connection, key, caller.principal)
+            holder = caller
+        if not holder.may("write", scope):
+            raise DeniedError(f"{holder.name} may not write in {scope}.", kind="scope")
+        if holder.principal != caller.principal and not caller.may("relay", scope):
+            raise DeniedError(f"{caller.name} may not bring records that {holder.name} signed.", kind="relay")
+
+    # ---- objects -------------------------------------------------------------------------------------------------
+
+    def granted(self, scope: str, digests: Sequence[str]) -> set[str]:
+        """Return which of these objects were sent under a scope."""
+        found: set[str] = set()
+        with self._sql.read() as connection:
+            for digest in digests:
+                if connection.execute(
+                    "SELECT 1 FROM hub_grant WHERE scope = ? AND digest = ?", (scope, digest)
+                ).fetchone():
+                    found.add(digest)
+        return found
+
+    def grant(self, scope: str, digest: str) -> None:
+        """Note that an object's bytes were sent under a scope."""
+        with self._sql.write(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO hub_grant (scope, digest) VALUES (?, ?) ON CONFLICT DO NOTHING", (scope, digest)
+            )
+
+    def may_read(self, caller: Caller, digest: str) -> bool:
+        """Tell whether a caller may read an object: it was sent under a scope that they may read."""
+        with self._sql.read() as connection:
+            scopes = connection.execute("SELECT scope FROM hub_grant WHERE digest = ?", (digest,)).fetchall()
+        return any(caller.may("read", scope) for (scope,) in scopes)
+
+    # ---- rows ----------------------------------------------------------------------------------------------------
+
+    def _make(self, connection: Connection, name: str) -> int:
+        row = connection.execute("INSERT INTO hub_principal (name) VALUES (?) RETURNING p", (name,)).fetchone()
+        return int(row[0])
+
+    def _enrol_key(self, connection: Connection, key: bytes, principal: int) -> None:
+        connection.execute("INSERT INTO hub_key (key, p) VALUES (?, ?)", (key, principal))
+
+    def _principal_of(self, connection: Connection, key: bytes) -> int | None:
+        row = connection.execute("SELECT p FROM hub_key WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else None
+
+    def _token(self, connection: Connection, principal: int, expires: int) -> str:
+        token = secrets.token_urlsafe(32)
+        connection.execute(
+            "INSERT INTO hub_token (hash, p, expires) VALUES (?, ?, ?)", (_hash(token), principal, expires)
+        )
+        return token
+
+    def _caller(self, connection: Connection, principal: int) -> Caller:
+        (name,) = connection.execute("SELECT name FROM hub_principal WHERE p = ?", (principal,)).fetchone()
+        roles = _roles(connection.execute("SELECT prefix, role FROM hub_role WHERE p = ? ORDER BY 1, 2", (principal,)))
+        return Caller(principal=principal, name=name, roles=roles)
+
+
+def _roles(rows: Iterable[tuple[str, str]]) -> tuple[Role, ...]:
+    return tuple(Role(prefix, role) for prefix, role in rows)
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,144 @@
+"""Run a hub: where it listens, its token on this machine, its start and its end."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cmf.errors import ConflictError, UsageError
+from cmf.hub.auth import Auth
+from cmf.hub.service import DATABASE, Hub
+from cmf.remote import LocalHub
+from cmf.store.sqlite import Sqlite
+from cmf.worktree import machine
+
+GRACE_SECONDS = 10
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8899,
+    state_home: Path,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    behind_proxy: bool = False,
+    insecure: bool = False,
+    ready: Callable[[str], None],
+) -> None:
+    """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
+
+    Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
+    is taken for port 0. The hub's own user gets a token in ``state_home``, which their commands find by themselves.
+    """
+    loopback = _is_loopback(host)
+    if not (loopback or tls_cert or behind_proxy or insecure):
+        raise UsageError(
+            f"A hub on {host} can be reached by others, and without TLS its tokens can be overheard.",
+            hint="Give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure if you mean it.",
+        )
+    listener = _listen(host, port)
+    port = listener.getsockname()[1]
+    hub = Hub(folder)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"{'https' if tls_cert else 'http'}://{shown}:{port}"
+    note = state_home / "hubs" / f"{port}.json"
+    try:
+        _leave_token(note, hub, url)
+        _run(hub, listener, loopback=loopback, tls=(tls_cert, tls_key), started=lambda: ready(url))
+    finally:
+        note.unlink(missing_ok=True)
+        hub.close()
+        listener.close()
+
+
+def invite(folder: Path, *, scope: str, role: str, expires_s: int, name: str) -> str:
+    """Make a one-time code for somebody to join the hub in a folder, whether it is running or not."""
+    if not (folder / DATABASE).is_file():
+        raise ConflictError(f"There is no hub in {folder}.", hint="Start one there first: cmf hub serve.")
+    dialect = Sqlite(folder / DATABASE)
+    try:
+        return Auth(dialect).invite(name, scope, role, now=Hub.now(), expires_s=expires_s)
+    finally:
+        dialect.close()
+
+
+def _run(
+    hub: Hub,
+    listener: socket.socket,
+    *,
+    loopback: bool,
+    tls: tuple[Path | None, Path | None],
+    started: Callable[[], None],
+) -> None:
+    import uvicorn
+
+    from cmf.hub.app import make_app
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                started()
+
+    settings = uvicorn.Config(
+        make_app(hub, loopback=loopback),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=1000,
+        ssl_certfile=str(tls[0]) if tls[0] else None,
+        ssl_keyfile=str(tls[1]) if tls[1] else None,
+    )
+    Server(settings).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConflictError(
+            f"Port {port} of {host} cannot be taken: {error.strerror}.", hint="Give another --port; 0 takes a free one."
+        ) from error
+    return listener
+
+
+def _leave_token(note: Path, hub: Hub, url: str) -> None:
+    """Leave the hub's own user a token where only they can read it."""
+    note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    process = machine.process()
+    content = LocalHub(
+        url=url,
+        hub=hub.key.public.hex(),
+        pid=process.pid,
+        start=process.start,
+        token=hub.auth.local_token(now=hub.now()),
+    )
+    temporary = note.with_name(f".{note.name}.{process.pid}")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(msgspec.json.encode(content))
+    os.replace(temporary, note)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

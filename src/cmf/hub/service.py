@@ -1,0 +1,228 @@
+"""A hub without its HTTP: what each request does, for a caller whose token was checked.
+
+Safe to call from several threads. Times come from the caller's clock in `Hub.now`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from cmf import signing
+from cmf.errors import DeniedError, NotFoundError, UsageError
+from cmf.graph import lineage
+from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
+from cmf.hub.auth import Auth, Caller
+from cmf.hub.readable import ReadableIndex
+from cmf.model import digest as digests
+from cmf.model import segment as segments
+from cmf.model import wire
+from cmf.model.exchange import View
+from cmf.objects import manifest, read
+from cmf.objects.local import LocalObjects
+from cmf.store.sql import SqlStore
+from cmf.store.sqlite import Sqlite
+from cmf.transfer import LocalPeer
+
+DATABASE = "hub.db"
+LINEAGE_SECONDS = 10.0
+
+
+class Hub:
+    """A store, its objects, and who may use them, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self.key = signing.Key(signing.kept_secret(folder / "keys" / "hub"))
+        self._dialect = Sqlite(folder / DATABASE)
+        self.store = SqlStore(self._dialect)
+        self.auth = Auth(self._dialect)
+        self.objects = LocalObjects(folder / "objects")
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+    @staticmethod
+    def now() -> int:
+        """Return the wall time in µs."""
+        return time.time_ns() // 1000
+
+    def info(self, caller: Caller | None) -> wire.HubInfo:
+        """Say who this hub is; to a caller with a token, who the caller is."""
+        return wire.HubInfo(
+            hub=self.key.public.hex(),
+            versions=[wire.API_VERSION],
+            time_us=self.now(),
+            limits={
+                "push_bytes": wire.PUSH_BYTES_MAX,
+                "segment_bytes": segments.WIRE_BYTES_MAX,
+                "streams": wire.STREAMS_MAX,
+                "missing": wire.MISSING_MAX,
+            },
+            principal=caller.name if caller else "",
+            roles=list(caller.roles) if caller else [],
+        )
+
+    # ---- segments ------------------------------------------------------------------------------------------------
+
+    def streams(self, caller: Caller, asked: wire.Asked) -> wire.Streams:
+        """Return sampled positions of the readable streams in a view."""
+        return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked.scopes))))
+
+    def have(self, caller: Caller, asked: wire.Streams) -> wire.Held:
+        """Return what this hub holds of some streams, and which objects of theirs it still lacks.
+
+        A stream in a scope that the caller may neither read nor write is as one that isn't held.
+        """
+        samples = wire.to_samples(asked.streams)
+        seen = []
+        scopes = set()
+        for sample in samples:
+            found = self.store.scope_of(sample.stream)
+            if found is None:
+                continue
+            if caller.may("write", found[0]) or caller.may("read", found[0]):
+                seen.append(sample)
+            if caller.may("write", found[0]):
+                scopes.add(found[0])
+        return wire.Held(streams=wire.from_heads(self.store.have(seen)), wanted=self._wanted(sorted(scopes)))
+
+    def _wanted(self, scopes: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the objects that records of some scopes name and that were not sent there, some at a time."""
+        promised = self.store.promised(scopes) if scopes else []
+        came = []
+        wanted: list[tuple[str, str]] = []
+        for digest, scope in promised:
+            if self.auth.granted(scope, [digests.object_of(digest)]):
+                came.append((digest, scope))
+            elif len(wanted) < wire.WANTED_MAX:
+                wanted.append((digest, scope))
+        if came:
+            self.store.kept(came)
+        return wanted
+
+    def push(self, caller: Caller, body: bytes) -> Iterator[bytes]:
+        """Admit the segments of a body; yield a frame that says what became of each, then the end.
+
+        Each is committed before its frame is made. Frames that are not segments end the request: `CorruptError`.
+        """
+
+        def authorize(scope: str, key: bytes, _: str) -> None:
+            self.auth.authorize(caller, scope, key)
+
+        found = list(_segments(body))
+        count = 0
+        for admission in LocalPeer(self.store, authorize=authorize).admit(found):
+            count += 1
+            yield wire.frame(wire.ADMISSION, wire.encode(admission))
+        yield wire.frame(wire.END, wire.encode(wire.End(count=count)))
+
+    def pull(self, caller: Caller, asked: wire.Asked) -> bytes:
+        """Return the next page of readable segments in a view beyond what the caller holds."""
+        view = self._view(caller, asked.scopes)
+        after = {wire.raw(stream): tuple(wire.to_heads(points)) for stream, points in asked.have.items()}
+        return _page(self.store.segments(view, after))
+
+    def get(self, caller: Caller, asked: wire.Hashes) -> bytes:
+        """Return a page of readable segments by hash, each after its stream's genesis; the caller asks on for more."""
+        if len(asked.hashes) > wire.HASHES_MAX:
+            raise UsageError(f"{len(asked.hashes)} segments at once are over the limit.", kind="limit")
+        return _page(self.store.get([wire.raw(text) for text in asked.hashes], self._view(caller, [])))
+
+    def _view(self, caller: Caller, scopes: Sequence[str]) -> View:
+        return View(scopes=tuple(scopes), below=caller.readable())
+
+    # ---- questions -----------------------------------------------------------------------------------------------
+
+    def ask(self, caller: Caller, asked: Ask) -> Answer:
+        """Answer any question of an index, as far as the caller may read."""
+        return answer(ReadableIndex(self.store.index, caller.readable()), asked)
+
+    def lineage(self, caller: Caller, asked: AskLineage) -> LineageAnswer:
+        """Walk from a name, and name the segments that hold every record about what was met."""
+        index = ReadableIndex(self.store.index, caller.readable())
+        ends = time.monotonic() + LINEAGE_SECONDS
+        found = lineage.trace(
+            index,
+            asked.root,
+            asked.direction,
+            all_producers=asked.all_producers,
+            depth_max=asked.depth_max,
+            expired=lambda: time.monotonic() > ends,
+        )
+        nodes = self.store.index.nodes(list(found.depth))
+        return LineageAnswer(
+            lineage=found,
+            hidden=index.hidden,
+            segments=[hash_.hex() for hash_ in self.store.about(list(nodes.values()))],
+        )
+
+    # ---- objects -------------------------------------------------------------------------------------------------
+
+    def missing(self, caller: Caller, asked: wire.Missing) -> list[str]:
+        """Return which objects were not yet sent under a scope; of a manifest that was, its members that were not."""
+        if len(asked.digests) > wire.MISSING_MAX:
+            raise UsageError(f"{len(asked.digests)} objects at once are over the limit.", kind="limit")
+        self._writes(caller, asked.scope)
+        for digest in asked.digests:
+            digests.check_digest(digest)
+        granted = self.auth.granted(asked.scope, asked.digests)
+        return [digest for digest in asked.digests if digest not in granted]
+
+    def put(self, caller: Caller, scope: str, digest: str, source: BinaryIO, *, folder: bool) -> int:
+        """Take in an object's bytes under a scope, verified; grant it there.
+
+        ``folder``: these bytes are a folder's manifest, which is granted only once every member was sent there.
+        """
+        self._writes(caller, scope)
+        size = self.objects.put(digest, source)
+        if folder:
+            members = [entry.digest for entry in manifest.decode(read(self.objects, digest))]
+            lacking = set(members) - self.auth.granted(scope, members)
+            if lacking:
+                raise UsageError(
+                    f"The folder {digest} has {len(lacking)} files that were not sent under {scope} yet.",
+                    hint="Send them first.",
+                    kind="members",
+                )
+        self.auth.grant(scope, digest)
+        kept = [(digest, scope), (digests.TREE + digest.removeprefix(digests.FILE), scope)]
+        self.store.kept(kept if folder else kept[:1])
+        return size
+
+    def open(self, caller: Caller, digest: str) -> Path:
+        """Return the file of an object that the caller may read; anything else is not there."""
+        digests.check_digest(digest)
+        if not self.auth.may_read(caller, digest):
+            raise NotFoundError(f"Object {digest} is not here.", kind="object")
+        with self.objects.open(digest) as file:
+            return Path(file.name)
+
+    def _writes(self, caller: Caller, scope: str) -> None:
+        if not caller.may("write", scope):
+            raise DeniedError(f"{caller.name} may not write in {scope[:200]}.", kind="scope")
+
+
+def _segments(body: bytes) -> Iterator[bytes]:
+    for tag, data in wire.frames(body):
+        if tag != wire.SEGMENT:
+            raise UsageError(f"A push holds a frame of kind {tag}.", kind="wire")
+        yield data
+
+
+def _page(found: Iterator[bytes]) -> bytes:
+    """Return frames of up to `wire.PULL_BYTES`, one at least, and an end that says whether more follow."""
+    parts: list[bytes] = []
+    size = 0
+    for segment in found:
+        if size and size + len(segment) > wire.PULL_BYTES:
+            parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts), more=True))))
+            return b"".join(parts)
+        parts.append(wire.frame(wire.SEGMENT, segment))
+        size += len(segment)
+    parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts)))))
+    return b"".join(parts)
