@@ -35,6 +35,8 @@ ANSWER_BYTES_MAX = 256 << 20
 PROBLEM_BYTES_MAX = 64 << 10
 
 _Message = TypeVar("_Message")
+Listing = list[tuple[str, int]]
+"""(digest, size) of objects. (Inside an object store, `list` is a method.)"""
 
 
 class LocalHub(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,13 +337,32 @@ class HubObjects:
     def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
         """Send an object under the scope; ``folder``: it is a manifest whose members were sent before."""
         query = urllib.parse.urlencode({"scope": self._scope, "folder": str(folder).lower()})
-        body: bytes | Iterator[bytes] = (
-            source if isinstance(source, bytes) else iter(lambda: source.read(CHUNK_BYTES), b"")
-        )
+        broken: list[OSError] = []
+        body = source if isinstance(source, bytes) else _reading(source, broken)
         octets = {"content-type": "application/octet-stream"}
         path = f"/v1/objects/{check_name(digest)}?{query}"
-        with self._client.request("PUT", path, body, headers=octets) as response:
-            return wire.decode(_bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
+        try:
+            with self._client.request("PUT", path, body, headers=octets) as response:
+                return wire.decode(_bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
+        except UnreachableError as error:
+            raise (broken[0] if broken else error) from None
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """Return (digest, size) of every object sent under the scope, sorted by digest."""
+        last = ""
+        while True:
+            query = urllib.parse.urlencode({"scope": self._scope, "after": last})
+            page = self._client.ask("GET", f"/v1/objects?{query}", None, Listing)
+            yield from page
+            if not page:
+                return
+            last = page[-1][0]
+
+    def remove(self, digests: Iterable[str]) -> int:
+        """Take the objects' grants under the scope back; return how many there were."""
+        query = urllib.parse.urlencode({"scope": self._scope})
+        paths = [f"/v1/objects/{check_name(digest)}?{query}" for digest in digests]
+        return sum(self._client.ask("DELETE", path, None, dict[str, int])["removed"] for path in paths)
 
 
 class _Body(io.RawIOBase):
@@ -369,6 +390,16 @@ class _Body(io.RawIOBase):
             self._response.close()
             self._stack.close()
         super().close()
+
+
+def _reading(source: BinaryIO, broken: list[OSError]) -> Iterator[bytes]:
+    """Yield a source's bytes; what breaks the source is not taken for a broken connection."""
+    try:
+        while data := source.read(CHUNK_BYTES):
+            yield data
+    except OSError as error:
+        broken.append(error)
+        raise
 
 
 def own_token(url: str, state_home: Path) -> str:
@@ -402,7 +433,7 @@ def _owns_port(pid: int, start: int, port: int) -> bool:
                     fields = line.split()
                     if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                         sockets.add(f"socket:[{fields[9]}]")
-        return any(os.readlink(entry.path) in sockets for entry in os.scandir(f"/proc/{pid}/fd"))
+        return any(os.readlink(f"/proc/{pid}/fd/{name}") in sockets for name in os.listdir(f"/proc/{pid}/fd"))
     except (OSError, ValueError, IndexError):
         return False
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO
 
 import anyio.to_thread
-from litestar import Litestar, Request, Response, get, post, put
+from litestar import Litestar, Request, Response, delete, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -93,7 +93,8 @@ async def push(request: AnyRequest) -> Stream:
     """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
     body = await request.body()
     hub, caller = await anyio.to_thread.run_sync(lambda: (_hub(request), _caller(request)))
-    return Stream(hub.push(caller, body), media_type=BULK)
+    frames = await anyio.to_thread.run_sync(hub.push, caller, body)
+    return Stream(frames, media_type=BULK)
 
 
 @post("/v1/pull", sync_to_thread=True, status_code=200, media_type=BULK)
@@ -141,10 +142,22 @@ async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folde
     return {"size": size}
 
 
-@get("/v1/objects/{digest:str}", sync_to_thread=True, media_type=BULK)
-def get_object(request: AnyRequest, digest: str) -> Stream:
+@get("/v1/objects", sync_to_thread=True)
+def list_objects(request: AnyRequest, under: Under, after: str = "") -> list[tuple[str, int]]:
+    """Return (digest, size) of objects sent under a scope, sorted, a page at a time: those behind ``after``."""
+    return _hub(request).sent(_caller(request), under, after)
+
+
+@delete("/v1/objects/{digest:str}", sync_to_thread=True, status_code=200)
+def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, int]:
+    """Take an object's grant under a scope back, which needs admin there; other scopes keep theirs."""
+    return {"removed": _hub(request).revoke(_caller(request), under, digest)}
+
+
+@get("/v1/objects/{digest:str}", media_type=BULK)
+async def get_object(request: AnyRequest, digest: str) -> Stream:
     """Return an object's bytes, from the offset on that a Range header names."""
-    path = _hub(request).open(_caller(request), digest)
+    path = await anyio.to_thread.run_sync(lambda: _hub(request).open(_caller(request), digest))
     size = path.stat().st_size
     start = _range(request.headers.get("range", ""), size)
     headers = {"content-length": str(size - start), "accept-ranges": "bytes"}
@@ -155,7 +168,10 @@ def get_object(request: AnyRequest, digest: str) -> Stream:
     return Stream(_chunks(file), media_type=BULK, headers=headers, status_code=206 if start else 200)
 
 
-ROUTES = (about, enrol, streams, have, push, pull, get_segments, lineage, query, missing, put_object, get_object)
+ROUTES = (
+    *(about, enrol, streams, have, push, pull, get_segments, lineage, query),
+    *(missing, put_object, get_object, list_objects, revoke_object),
+)
 
 
 # ---- what every request needs ------------------------------------------------------------------------------------
@@ -194,9 +210,9 @@ def _range(header: str, size: int) -> int:
     if not header:
         return 0
     match = re.fullmatch(r"bytes=(\d{1,19})-", header)
-    if match is None or int(match[1]) > size:
+    if match is None:
         raise UsageError("This range cannot be served.", hint="Ask for 'bytes=N-'.", kind="range")
-    return int(match[1])
+    return min(int(match[1]), size)
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
@@ -219,5 +235,7 @@ def _unexpected(request: AnyRequest, error: Exception) -> Response[wire.Problem]
         return _problem(request, error)
     if isinstance(error, HTTPException):
         return _http_problem(request, error)
+    if isinstance(error, RecursionError):
+        return Response(wire.Problem(kind="http", message="The request is nested too deeply."), status_code=400)
     logging.getLogger("uvicorn.error").error("%s %s failed", request.method, request.url.path, exc_info=error)
     return Response(wire.Problem(kind="internal", message="The hub failed at this request."), status_code=500)

@@ -172,6 +172,21 @@ class Auth:
                 "INSERT INTO hub_grant (scope, digest) VALUES (?, ?) ON CONFLICT DO NOTHING", (scope, digest)
             )
 
+    def grants(self, scope: str, after: str, limit: int) -> list[str]:
+        """Return the next objects sent under a scope, in order of digest."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT digest FROM hub_grant WHERE scope = ? AND digest > ? ORDER BY digest LIMIT ?",
+                (scope, after, limit),
+            ).fetchall()
+        return [digest for (digest,) in rows]
+
+    def revoke(self, scope: str, digest: str) -> int:
+        """Take a grant back; return how many there were."""
+        with self._sql.write(durable=True) as connection:
+            done = connection.execute("DELETE FROM hub_grant WHERE scope = ? AND digest = ?", (scope, digest))
+            return int(done.rowcount)
+
     def may_read(self, caller: Caller, digest: str) -> bool:
         """Tell whether a caller may read an object: it was sent under a scope that they may read."""
         with self._sql.read() as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,17 @@ def _run(
         ssl_certfile=str(tls[0]) if tls[0] else None,
         ssl_keyfile=str(tls[1]) if tls[1] else None,
     )
-    Server(settings).run(sockets=[listener])
+    # The server ends itself on these signals and then raises them again, for whoever ran it: that is us, and we end too.
+    handlers = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        Server(settings).run(sockets=[listener])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _ended(_: int, __: object) -> None:
+    """Let a signal pass that the server has answered already."""
 
 
 def _listen(host: str, port: int) -> socket.socket:

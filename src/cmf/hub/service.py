@@ -106,15 +106,17 @@ class Hub:
         return wanted
 
     def push(self, caller: Caller, body: bytes) -> Iterator[bytes]:
-        """Admit the segments of a body; yield a frame that says what became of each, then the end.
+        """Admit the segments of a body; return a frame that says what became of each, then the end.
 
-        Each is committed before its frame is made. Frames that are not segments end the request: `CorruptError`.
+        Each is committed before its frame is made. A body that is not segment frames is refused before anything is.
         """
+        found = list(_segments(body))
+        return self._push(caller, found)
 
+    def _push(self, caller: Caller, found: list[bytes]) -> Iterator[bytes]:
         def authorize(scope: str, key: bytes, _: str) -> None:
             self.auth.authorize(caller, scope, key)
 
-        found = list(_segments(body))
         count = 0
         for admission in LocalPeer(self.store, authorize=authorize).admit(found):
             count += 1
@@ -193,6 +195,18 @@ class Hub:
         kept = [(digest, scope), (digests.TREE + digest.removeprefix(digests.FILE), scope)]
         self.store.kept(kept if folder else kept[:1])
         return size
+
+    def sent(self, caller: Caller, scope: str, after: str) -> list[tuple[str, int]]:
+        """Return (digest, size) of the next objects sent under a readable scope."""
+        if not caller.may("read", scope):
+            raise DeniedError(f"{caller.name} may not read {scope[:200]}.", kind="scope")
+        return [(digest, self.objects.size(digest)) for digest in self.auth.grants(scope, after, wire.MISSING_MAX)]
+
+    def revoke(self, caller: Caller, scope: str, digest: str) -> int:
+        """Take a grant back; return whether there was one (0 or 1)."""
+        if not caller.may("admin", scope):
+            raise DeniedError(f"{caller.name} is not admin of {scope[:200]}.", kind="scope")
+        return self.auth.revoke(scope, digests.check_digest(digest))
 
     def open(self, caller: Caller, digest: str) -> Path:
         """Return the file of an object that the caller may read; anything else is not there."""

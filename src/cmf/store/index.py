@@ -330,8 +330,10 @@ _ABOUT_OWN = (
 _ABOUT_SAID = (
     f"SELECT p.record, w.key FROM {EACH} j CROSS JOIN property p ON p.subject = j.value JOIN node w ON w.i = p.s",
     f"SELECT l.record, w.key FROM {EACH} j CROSS JOIN link l ON l.source = j.value JOIN node w ON w.i = l.s",
-    f"SELECT l.record, w.key FROM {EACH} j CROSS JOIN event v ON v.e = j.value "
-    + "JOIN link l ON l.source = v.v JOIN node w ON w.i = l.s",
+    (
+        f"SELECT l.record, w.key FROM {EACH} j CROSS JOIN event v ON v.e = j.value JOIN link l ON l.source = v.v "
+        "JOIN node w ON w.i = l.s"
+    ),
 )
 _ABOUT_SUBJECTS = _ABOUT_SAID[:2]
 

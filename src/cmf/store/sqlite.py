@@ -120,9 +120,13 @@ class Sqlite:
             check_same_thread=False,
             cached_statements=256,
         )
-        connection.execute("PRAGMA foreign_keys = OFF")
-        connection.execute("PRAGMA cache_size = -16384")
-        connection.execute("PRAGMA temp_store = MEMORY")
+        try:
+            connection.execute("PRAGMA foreign_keys = OFF")
+            connection.execute("PRAGMA cache_size = -16384")
+            connection.execute("PRAGMA temp_store = MEMORY")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _create(self) -> None:

@@ -1,0 +1,32 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cmf.store.sql import SqlStore
+from cmf.store.sqlite import Sqlite
+from cmf.transfer import LocalPeer, Peer
+from tests.contract.peer_suite import PeerSuite
+from tests.hubs import HubProcess
+
+pytestmark = pytest.mark.xdist_group("hub-peers")
+
+
+class TestStoreInMemory(PeerSuite):
+    @pytest.fixture
+    def peer(self) -> Peer:
+        return LocalPeer(SqlStore(Sqlite(None)))
+
+
+class TestStoreOnDisk(PeerSuite):
+    @pytest.fixture
+    def peer(self, tmp_path: Path) -> Iterator[Peer]:
+        store = SqlStore(Sqlite(tmp_path / "store.db"))
+        yield LocalPeer(store)
+        store.close()
+
+
+class TestHub(PeerSuite):
+    @pytest.fixture
+    def peer(self, hub: HubProcess, tmp_path: Path) -> Peer:
+        return hub.client(tmp_path).peer

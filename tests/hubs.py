@@ -1,0 +1,72 @@
+"""A real hub process on a free port of this machine, started and stopped by the tests."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cmf.remote import HubClient, LocalHub
+
+
+class HubProcess:
+    """`cmf hub serve` in a process of its own. ``url`` is set once it listens."""
+
+    def __init__(self, folder: Path, state: Path, *, port: int = 0, options: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.state = state
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cmf", "hub", "serve", "--folder", str(folder), "--port", str(port), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XDG_STATE_HOME": str(state)},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "ready at" in line, (line, self.process.stderr.read() if self.process.stderr else "")
+        self.url = line.split()[-1]
+        self.port = int(self.url.rpartition(":")[2])
+
+    @property
+    def state_home(self) -> Path:
+        return self.state / "cmf"
+
+    @property
+    def token(self) -> str:
+        note = self.state_home / "hubs" / f"{self.port}.json"
+        return msgspec.json.decode(note.read_bytes(), type=LocalHub).token
+
+    def client(self, keys: Path) -> HubClient:
+        """Return a client of the hub's own user."""
+        return HubClient(self.url, state_home=self.state_home, keys=keys)
+
+    def kill(self) -> None:
+        """Kill it, as a power switch would."""
+        self.process.send_signal(signal.SIGKILL)
+        self._reap()
+
+    def stop(self) -> int:
+        """Ask it to end, and wait until it has."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self._reap()
+
+    def _reap(self) -> int:
+        self.process.communicate(timeout=30)
+        return self.process.returncode
+
+
+@contextlib.contextmanager
+def running(folder: Path, state: Path, *, port: int = 0) -> Iterator[HubProcess]:
+    """Run a hub for the length of a block."""
+    hub = HubProcess(folder, state, port=port)
+    try:
+        yield hub
+    finally:
+        if hub.process.poll() is None:
+            hub.stop()
