@@ -169,28 +169,28 @@ def _send(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved
 
 
 def _fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
-    """Fetch the objects that are not here yet; a folder's manifest, then its files."""
-    wanted = objects.absent([digests.object_of(digest) for digest in asked])
-    while wanted:
-        for digest in wanted:
-            try:
-                with remote.open(digest) as source:
-                    size = objects.put(digest, source)
-            except NotFoundError:
-                moved.stayed += 1
-                continue
-            moved.objects += 1
-            moved.object_bytes += size
-            progress("objects", 1)
-        members: list[str] = []
-        for digest in asked:
-            if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
-                entries = manifest.decode(read(objects, digests.object_of(digest)))
-                members += [entry.digest for entry in entries]
-        wanted = objects.absent(list(dict.fromkeys(members)))
-        asked = []
-        if wanted and moved.stayed:
-            break
+    """Fetch the objects that are not here yet: files and manifests, then the files of every manifest that is here."""
+    _fetch_files(remote, objects, [digests.object_of(digest) for digest in asked], moved, progress)
+    members: list[str] = []
+    for digest in asked:
+        if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
+            members += [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
+    _fetch_files(remote, objects, members, moved, progress)
+
+
+def _fetch_files(
+    remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress
+) -> None:
+    for digest in objects.absent(list(dict.fromkeys(asked))):
+        try:
+            with remote.open(digest) as source:
+                size = objects.put(digest, source)
+        except NotFoundError:
+            moved.stayed += 1
+            continue
+        moved.objects += 1
+        moved.object_bytes += size
+        progress("objects", 1)
 
 
 def _own_scopes(store: SqlStore) -> list[str]:

@@ -29,7 +29,7 @@ _EXECUTION_NODE = re.compile(r"execution:([^:]+):([0-9a-f-]{36})")
 RELATIONS = ("part_of", "same_as", "derived_from", "version_of", "child_of", "reproduces", "via")
 
 
-class _Record(msgspec.Struct, tag_field="kind", omit_defaults=True):
+class _Record(msgspec.Struct, tag_field="kind", omit_defaults=True, gc=False):
     kind: ClassVar[str] = ""
 
 

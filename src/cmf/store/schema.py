@@ -21,9 +21,12 @@ TRUTH = (
     "CREATE INDEX segment_chain ON segment (s, n)",
     "CREATE TABLE head (s INTEGER NOT NULL, n INTEGER NOT NULL, hash {blob} NOT NULL, PRIMARY KEY (s, hash)){compact}",
     """CREATE TABLE pending (
-        p {serial}, scope TEXT NOT NULL, id {blob} NOT NULL, data {blob} NOT NULL, folded INTEGER NOT NULL,
+        p {serial}, scope TEXT NOT NULL, id {blob} NOT NULL, data {blob} NOT NULL,
         UNIQUE (scope, id))""",
-    "CREATE INDEX pending_unfolded ON pending (p) WHERE folded = 0",
+    # The last pending record that is folded. Writers take turns, so that all before it are; a flag in each row would
+    # have every row written twice.
+    "CREATE TABLE folded (p INTEGER NOT NULL)",
+    "INSERT INTO folded (p) VALUES (0)",
     "CREATE TABLE waiting (scope TEXT NOT NULL, id {blob} NOT NULL, PRIMARY KEY (scope, id)){compact}",
     "CREATE TABLE journal (name TEXT PRIMARY KEY, state TEXT NOT NULL){compact}",
     "CREATE TABLE promised (digest TEXT NOT NULL, scope TEXT NOT NULL, PRIMARY KEY (digest, scope)){compact}",

@@ -24,6 +24,7 @@ from cmf.store.sealing import seal_scope
 from cmf.store.sqlite import EACH, Connection, Sqlite, array
 
 FOLD_RECORDS = 50_000
+_ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
 
 EVERYTHING = View()
 
@@ -99,9 +100,7 @@ class SqlStore:
         records: Sequence[tuple[str, bytes, bytes]],
         waiting: Sequence[tuple[str, bytes]],
     ) -> None:
-        connection.executemany(
-            "INSERT INTO pending (scope, id, data, folded) VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", records
-        )
+        connection.executemany("INSERT INTO pending (scope, id, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", records)
         connection.executemany("INSERT INTO waiting (scope, id) VALUES (?, ?) ON CONFLICT DO NOTHING", waiting)
 
     def forget_journal(self, name: str) -> None:
@@ -147,6 +146,7 @@ class SqlStore:
                 pass
             for (scope,) in connection.execute("SELECT DISTINCT scope FROM pending ORDER BY scope").fetchall():
                 made += seal_scope(connection, scope, signer, site, now, nonce)
+            connection.execute(_ALL_FOLDED)
         return made
 
     # ---- segments ------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ class SqlStore:
                     total += len(batch)
                     batch = []
             fold(connection, batch, lambda id_: find(connection, id_))
-            connection.execute("UPDATE pending SET folded = 1")
+            connection.execute(_ALL_FOLDED)
         return total + len(batch)
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
@@ -378,10 +378,10 @@ class SqlStore:
 def _fold_some(connection: Connection) -> int:
     """Fold the oldest committed records that are not folded yet; return how many: 0 if there are none."""
     rows = connection.execute(
-        "SELECT p, scope, id, data FROM pending WHERE folded = 0 ORDER BY p LIMIT ?", (FOLD_RECORDS,)
+        "SELECT p, scope, id, data FROM pending WHERE p > (SELECT p FROM folded) ORDER BY p LIMIT ?", (FOLD_RECORDS,)
     ).fetchall()
     if rows:
         items = (Item(scope, id_, data, model.trusted(data)) for _, scope, id_, data in rows)
         fold(connection, items, lambda id_: find(connection, id_))
-        connection.execute("UPDATE pending SET folded = 1 WHERE folded = 0 AND p <= ?", (rows[-1][0],))
+        connection.execute("UPDATE folded SET p = ?", (rows[-1][0],))
     return len(rows)
