@@ -1,6 +1,7 @@
 """Small true histories to fill stores with: chains of executions that hand files on."""
 
 import uuid
+from typing import Literal
 
 from cmf import signing
 from cmf.model import digest as digests
@@ -38,7 +39,8 @@ class Writer:
         node = model.execution_node(scope, id_)
         params = {"number": number, "lr": 0.1 * number}
         self.add(scope, model.Execution(id=id_, name=f"run-{number}", started=1_000 + number, params=params))
-        for direction, files in (("input", reads), ("output", writes)):
+        sides: tuple[tuple[Literal["input", "output"], tuple[str, ...]], ...] = (("input", reads), ("output", writes))
+        for direction, files in sides:
             for file in files:
                 artifact = digests.file_digest(file.encode())
                 self.add(scope, model.Artifact(digest=artifact))

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
-    from cmf.recording import CmfWarning, Run, run
+    from cmf.recorder import CmfWarning
+    from cmf.recording import Run, run
     from cmf.repo import Repo, init
     from cmf.repo import open_repo as open
 
@@ -54,7 +55,7 @@ __all__ = [
 _HOMES = {
     "run": ("cmf.recording", "run"),
     "Run": ("cmf.recording", "Run"),
-    "CmfWarning": ("cmf.recording", "CmfWarning"),
+    "CmfWarning": ("cmf.recorder", "CmfWarning"),
     "open": ("cmf.repo", "open_repo"),
     "init": ("cmf.repo", "init"),
     "Repo": ("cmf.repo", "Repo"),

@@ -7,35 +7,27 @@ recorded is counted, and `cmf status` tells.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import sys
 import threading
 import time as clocks
 import traceback
-import warnings
-from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-import msgspec
-
 from cmf import config
+from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError, UsageError
-from cmf.journal import JournalWriter, PointsHeader
-from cmf.model import digest as digests
+from cmf.journal import PointsHeader
 from cmf.model import encoding
 from cmf.model import records as model
-from cmf.objects.local import LocalObjects
+from cmf.points import Points
+from cmf.recorder import Recorder
 from cmf.worktree import git, machine
-from cmf.worktree.files import Files
 
 PARAMS_BYTES_MAX = 32 * 1024
-FLUSH_SECONDS = 1.0
-SYNC_SECONDS = 5.0
 ROWS_BUFFERED_MAX = 50_000
 TEXT_CHARS_MAX = 200
 RESERVED = ("status/", "process/", "metric/", "label/", "retracted", "redacted")
@@ -48,181 +40,6 @@ _SECOND += (
     "harbor hawk heron ibis jay lark linden lynx maple marten meadow otter pebble pine plover puffin quail raven "
 )
 _SECOND += "reef ridge river robin sable spruce tern willow"
-
-
-class CmfWarning(UserWarning):
-    """Something could not be recorded. The program goes on."""
-
-
-class Recorder:
-    """What the runs of one process share: the journal, the objects, and what is known of code and machine."""
-
-    def __init__(self, folder: Path, environment: config.Environment) -> None:
-        self.folder = folder
-        self.environment = environment
-        self.config = config.read(folder)
-        self.objects = LocalObjects(folder / "objects")
-        self.files = Files(self.objects, folder.parent)
-        self.process = machine.process()
-        self.lock = threading.RLock()
-        self.runs: list[Run] = []
-        self._journal: JournalWriter | None = None
-        self._dropped = 0
-        self._warned = False
-        self._last_t = 0
-        self._code: tuple[object, dict[str, Any]] | None = None
-        self._environment = ""
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._synced = clocks.monotonic()
-
-    def now(self) -> int:
-        """Return the time in µs, always later than the time before."""
-        with self.lock:
-            self._last_t = max(clocks.time_ns() // 1000, self._last_t + 1)
-            return self._last_t
-
-    def seen(self, t: int) -> None:
-        """Make every later write of this process later than this time."""
-        self._last_t = max(self._last_t, t)
-
-    def journal(self) -> JournalWriter:
-        """Return this process's journal; a forked child gets one of its own."""
-        with self.lock:
-            if self._journal is None:
-                self._journal = JournalWriter(self.folder / "journal", self.process)
-            return self._journal
-
-    def forked(self) -> None:
-        """Leave the parent's journal and points to the parent: called in a forked child."""
-        if self._journal is not None:
-            self._journal.abandon()
-        self._journal = None
-        self._thread = None
-        self.lock = threading.RLock()
-        self._wake = threading.Event()
-        self.process = machine.process()
-        for run in self.runs:
-            run.forked()
-
-    def write(self, scope: str, *records: model.Record) -> None:
-        """Append drafts to the journal; raises `OSError` if the disk refuses."""
-        with self.lock:
-            journal = self.journal()
-            for record in records:
-                journal.record(scope, record)
-
-    def drop(self, why: str) -> None:
-        """Count something that could not be recorded, warn once, and note it where it can be noted."""
-        self._dropped += 1
-        if not self._warned:
-            self._warned = True
-            warnings.warn(f"cmf could not record something: {why} 'cmf status' counts it.", CmfWarning, stacklevel=3)
-        try:
-            with self.lock:
-                self.journal().dropped(1, why)
-        except (OSError, CmfError):
-            pass  # the disk refuses this too; the warning has said so
-
-    @property
-    def knows_code(self) -> bool:
-        """Tell whether code and environment were captured already, so that describing another run costs little."""
-        return self._code is not None and bool(self._environment)
-
-    def code(self) -> dict[str, Any]:
-        """Return the state of the code: captured once, and again when HEAD, branch or index changed."""
-        root = self.folder.parent
-        signature = git.signature(root)
-        if self._code is None or self._code[0] != signature:
-            found = git.capture(root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max)
-            value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
-            if value.get("diff"):
-                value["diff"] = {"$object": value["diff"]}
-            if value.get("untracked"):  # the manifest of a folder
-                value["untracked"] = {"$object": f"tree:{value['untracked']}"}
-            self._code = (signature, value)
-        return self._code[1]
-
-    def software(self) -> str:
-        """Return the digest of the environment object."""
-        if not self._environment:
-            self._environment = self.keep(machine.environment_object(self.environment.variables))
-        return self._environment
-
-    def keep(self, data: bytes) -> str:
-        """Keep some bytes as an object, synced with the next flush."""
-        digest = digests.file_digest(data)
-        self.objects.put(digest, data, durable=False)
-        return digest
-
-    def started(self, run: Run) -> None:
-        """Take a run into care: its points are flushed in the background until it ends."""
-        self.runs.append(run)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._background, name="cmf", daemon=True)
-            self._thread.start()
-
-    def ended(self, run: Run) -> None:
-        """Make a run that ended durable."""
-        with contextlib.suppress(ValueError):
-            self.runs.remove(run)
-        try:
-            self.objects.flush()
-            with self.lock:
-                self.journal().sync()
-        except (OSError, CmfError) as error:
-            self.drop(f"the end of a run could not be synced: {error}")
-
-    def _background(self) -> None:
-        while not self._wake.wait(FLUSH_SECONDS):
-            for run in list(self.runs):
-                run.flush()
-            if clocks.monotonic() - self._synced >= SYNC_SECONDS and self.runs:
-                self._synced = clocks.monotonic()
-                try:
-                    with self.lock:
-                        self.journal().heartbeat(clocks.time_ns() // 1000)
-                    self.objects.flush()
-                    self.journal().sync()
-                except (OSError, CmfError) as error:
-                    self.drop(f"the journal could not be synced: {error}")
-
-    def close(self) -> None:
-        """End what is open, and close the journal: the interpreter is about to exit."""
-        error = getattr(sys, "last_value", None)
-        for run in list(self.runs):
-            if isinstance(error, BaseException):
-                run.fail(error)
-            else:
-                run.finish()
-        self._wake.set()
-        if self._journal is not None:
-            with contextlib.suppress(OSError), self.lock:
-                self._journal.close()
-            self._journal = None
-
-
-_recorders: dict[Path, Recorder] = {}
-
-
-def _recorder(folder: Path, environment: config.Environment) -> Recorder:
-    recorder = _recorders.get(folder)
-    if recorder is None:
-        if not _recorders:
-            atexit.register(_close_all)
-            os.register_at_fork(after_in_child=_forked)
-        recorder = _recorders[folder] = Recorder(folder, environment)
-    return recorder
-
-
-def _close_all() -> None:
-    for recorder in _recorders.values():
-        recorder.close()
-
-
-def _forked() -> None:
-    for recorder in _recorders.values():
-        recorder.forked()
 
 
 class Run:
@@ -243,7 +60,7 @@ class Run:
         self.rank = rank
         self.node = model.execution_node(scope, id)
         self._first = first
-        self._points: dict[tuple[str, ...], _Points] = {}
+        self._points: dict[tuple[str, ...], Points] = {}
         self._outputs: list[tuple[str, str]] = []
         self._described = False
         self._command: list[str] = []
@@ -331,7 +148,7 @@ class Run:
             key = tuple(values)
             points = self._points.get(key)
             if points is None:
-                points = self._points.setdefault(key, _Points(key))
+                points = self._points.setdefault(key, Points(key))
             row = values.values()
             if step is None:
                 step = points.next
@@ -351,7 +168,7 @@ class Run:
             with self._recorder.lock:
                 self._write_points(points)
 
-    def _write_points(self, points: _Points) -> None:
+    def _write_points(self, points: Points) -> None:
         steps, times, values, bad = points.take()
         if bad:
             self._recorder.drop(f"{bad} rows of {', '.join(map(str, points.key))} were not numbers.")
@@ -515,68 +332,6 @@ class Run:
         self._points = {}
 
 
-class _Points:
-    """Rows logged and not yet in the journal, of one set of names. Appended to without a lock, taken in bulk."""
-
-    __slots__ = (
-        "add_step",
-        "add_time",
-        "add_values",
-        "first",
-        "key",
-        "names",
-        "next",
-        "order",
-        "steps",
-        "times",
-        "values",
-    )
-
-    def __init__(self, key: tuple[str, ...]) -> None:
-        self.key = key
-        self.names = sorted(str(name) for name in key)
-        self.order = sorted(range(len(key)), key=lambda i: str(key[i]))
-        self.steps: list[Any] = []
-        self.times: list[Any] = []
-        self.values: list[Any] = []
-        # Looked up once, not at every row: a row is a microsecond.
-        self.add_step, self.add_time, self.add_values = self.steps.append, self.times.append, self.values.extend
-        self.next = 0
-        self.first = 0
-
-    def take(self) -> tuple[array[int], array[int], list[array[float]], int]:
-        """Return the rows so far as sorted columns, and how many rows were not numbers and are left out."""
-        rows = len(self.steps)
-        width = len(self.key)
-        rows = min(rows, len(self.times), len(self.values) // width if width else rows)
-        steps, times, values = self.steps[:rows], self.times[:rows], self.values[: rows * width]
-        del self.steps[:rows], self.times[:rows], self.values[: rows * width]
-        try:
-            stamps = array("q", [t // 1000 if t.__class__ is int else int(t * 1e6) for t in times])
-            return array("q", steps), stamps, [array("d", values[i::width]) for i in self.order], 0
-        except (TypeError, ValueError, OverflowError):
-            return self._take_slowly(steps, times, values, width)
-
-    def _take_slowly(
-        self, steps: list[Any], times: list[Any], values: list[Any], width: int
-    ) -> tuple[array[int], array[int], list[array[float]], int]:
-        good_steps, good_times = array("q"), array("q")
-        columns = [array("d") for _ in self.order]
-        bad = 0
-        for row, (step, t) in enumerate(zip(steps, times, strict=True)):
-            try:
-                found = [float(values[row * width + i]) for i in self.order]
-                good_steps.append(int(step))
-                good_times.append(t // 1000 if t.__class__ is int else int(t * 1e6))
-            except (TypeError, ValueError, OverflowError):
-                bad += 1
-                del good_steps[len(good_times) :]
-                continue
-            for column, value in zip(columns, found, strict=True):
-                column.append(value)
-        return good_steps, good_times, columns, bad
-
-
 class _Off(Run):
     """A run that records nothing: `CMF_MODE=off`."""
 
@@ -640,7 +395,7 @@ def run(
     if environment.off:
         fresh = _uuid7(clocks.time_ns())
         return _Off(full, fresh, name or _two_words(fresh))
-    recorder = _recorder(where.absolute(), environment)
+    recorder = recorders.of(where.absolute(), environment)
     number = environment.rank if rank is None else rank
     attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0
     id_ = environment.execution or _uuid7(clocks.time_ns())

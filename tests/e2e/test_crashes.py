@@ -1,7 +1,7 @@
 """Kill -9 of the hub in the middle of a push, and of the client in the middle of a push and of a pull.
 
-A proxy between the two counts the bytes and kills at a point of the conversation. Then the command is run again: nothing
-is lost, nothing is double, objects included.
+A proxy between the two counts the bytes and kills at a point of the conversation. Then the command is run again:
+nothing is lost, nothing is double, objects included.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Journals into the store: nothing recorded is lost, nothing is taken in twice, and the dead are told from the living."""
+"""Journals into the store: nothing recorded is lost, nothing is taken in twice, the dead are told from the living."""
 
 import os
 import shutil
@@ -16,6 +16,7 @@ from cmf.graph import filter as filters
 from cmf.model import records as model
 from cmf.model import series
 from cmf.model.exchange import View
+from cmf.model.process import Process
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 from cmf.worktree import machine
@@ -59,8 +60,8 @@ def status(store: SqlStore) -> str:
     return view.status
 
 
-def other_host() -> machine.Process:
-    return machine.Process(host="elsewhere", boot="b", pid=1, start=1, uid=0)
+def other_host() -> Process:
+    return Process(host="elsewhere", boot="b", pid=1, start=1, uid=0)
 
 
 def test_what_a_living_process_has_recorded_is_read_again_and_again(place: Place) -> None:
@@ -98,7 +99,8 @@ from cmf.worktree import machine
 import os, signal
 writer = journal.JournalWriter(Path({str(place.folder / "journal")!r}), machine.process())
 writer.record({SCOPE!r}, model.Execution(id={ID!r}, started=5))
-writer.record({SCOPE!r}, model.Property(subject={NODE!r}, key="status/1-aaaaaaaa/0", value={{"status": "running"}}, t=6))
+value = {{"status": "running"}}
+writer.record({SCOPE!r}, model.Property(subject={NODE!r}, key="status/1-aaaaaaaa/0", value=value, t=6))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     script(place.folder, text, code=-signal.SIGKILL)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO
 
-import anyio.to_thread
 from litestar import Litestar, Request, Response, delete, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
@@ -92,8 +92,8 @@ def have(request: AnyRequest, data: wire.Streams) -> wire.Held:
 async def push(request: AnyRequest) -> Stream:
     """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
     body = await request.body()
-    hub, caller = await anyio.to_thread.run_sync(lambda: (_hub(request), _caller(request)))
-    frames = await anyio.to_thread.run_sync(hub.push, caller, body)
+    hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
+    frames = await asyncio.to_thread(hub.push, caller, body)
     return Stream(frames, media_type=BULK)
 
 
@@ -130,15 +130,15 @@ def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
 @put("/v1/objects/{digest:str}", status_code=200, request_max_body_size=OBJECT_BYTES_MAX)
 async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folder: IsFolder = False) -> dict[str, int]:
     """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest."""
-    hub, caller = await anyio.to_thread.run_sync(lambda: (_hub(request), _caller(request)))
+    hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
     if not caller.may("write", under):
         raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(hub.folder)) as spool:
         async for chunk in request.stream():
-            await anyio.to_thread.run_sync(spool.write, chunk)
+            await asyncio.to_thread(spool.write, chunk)
         spool.seek(0)
         source: Any = spool
-        size = await anyio.to_thread.run_sync(lambda: hub.put(caller, under, digest, source, folder=is_folder))
+        size = await asyncio.to_thread(lambda: hub.put(caller, under, digest, source, folder=is_folder))
     return {"size": size}
 
 
@@ -157,7 +157,7 @@ def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, i
 @get("/v1/objects/{digest:str}", media_type=BULK)
 async def get_object(request: AnyRequest, digest: str) -> Stream:
     """Return an object's bytes, from the offset on that a Range header names."""
-    path = await anyio.to_thread.run_sync(lambda: _hub(request).open(_caller(request), digest))
+    path = await asyncio.to_thread(lambda: _hub(request).open(_caller(request), digest))
     size = path.stat().st_size
     start = _range(request.headers.get("range", ""), size)
     headers = {"content-length": str(size - start), "accept-ranges": "bytes"}

@@ -100,7 +100,7 @@ def _run(
         ssl_certfile=str(tls[0]) if tls[0] else None,
         ssl_keyfile=str(tls[1]) if tls[1] else None,
     )
-    # The server ends itself on these signals and then raises them again, for whoever ran it: that is us, and we end too.
+    # The server ends itself on these signals and then raises them again, for whoever ran it: that is us; we end too.
     handlers = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         Server(settings).run(sockets=[listener])

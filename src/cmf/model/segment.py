@@ -3,14 +3,16 @@
 Knows the headers, the signature's payload, the frames of a body and of the wire, and checks all of them. Refuses to
 know where segments are kept and who may write what.
 
-On the wire and in a bundle a segment is ``u16 header length · header · 64-byte signature · body``; the body is zstd
-over ``u8 tag · u32 length · bytes`` frames. All integers are little-endian.
+On the wire and in a bundle a segment is ``u16 header length · header · 64-byte signature · body · u32 CRC-32 of all
+before it``; the body is zstd over ``u8 tag · u32 length · bytes`` frames. All integers are little-endian. The hashes
+cover what the body holds, the checksum how it is spelled: zstd has bits that change nothing inside.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -32,6 +34,7 @@ PAYLOAD_TYPE = b"application/vnd.cmf.segment.v1"
 
 _FRAME = struct.Struct("<BI")
 _LENGTH = struct.Struct("<H")
+_CHECKSUM = struct.Struct("<I")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -153,22 +156,31 @@ def seal(
 
 def to_wire(segment: Segment) -> bytes:
     """Return the segment's bytes on the wire."""
-    return _LENGTH.pack(len(segment.header)) + segment.header + segment.signature + segment.body
+    return wire_bytes(segment.header, segment.signature, segment.body)
+
+
+def wire_bytes(header: bytes, signature: bytes, body: bytes) -> bytes:
+    """Return the bytes on the wire of a segment that is held in its three parts."""
+    data = _LENGTH.pack(len(header)) + header + signature + body
+    return data + _CHECKSUM.pack(zlib.crc32(data))
 
 
 def from_wire(data: bytes) -> Segment:
     """Read a segment's bytes; the header is checked, the body and the signature are not yet (`check_body`)."""
     if len(data) > WIRE_BYTES_MAX:
         raise CorruptError(f"A segment of {len(data)} bytes is over the limit of {WIRE_BYTES_MAX}.", kind="limit")
-    if len(data) < _LENGTH.size:
+    if len(data) < _LENGTH.size + _CHECKSUM.size:
         raise CorruptError("A segment is cut short.", kind="segment")
+    end_of_body = len(data) - _CHECKSUM.size
+    if _CHECKSUM.unpack_from(data, end_of_body)[0] != zlib.crc32(data[:end_of_body]):
+        raise CorruptError("A segment's bytes do not match their checksum.", kind="segment")
     (length,) = _LENGTH.unpack_from(data)
     if length > HEADER_BYTES_MAX:
         raise CorruptError(f"A segment's header of {length} bytes is over the limit.", kind="limit")
     end = _LENGTH.size + length
-    if len(data) < end + 64:
+    if end_of_body < end + 64:
         raise CorruptError("A segment is cut short.", kind="segment")
-    return parse(data[_LENGTH.size : end], data[end : end + 64], data[end + 64 :])
+    return parse(data[_LENGTH.size : end], data[end : end + 64], data[end + 64 : end_of_body])
 
 
 def parse(header: bytes, signature: bytes, body: bytes) -> Segment:

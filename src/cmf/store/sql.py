@@ -264,10 +264,8 @@ class SqlStore:
 
     def _wire(self, g: int) -> bytes:
         with self._sql.read() as connection:
-            header, signature, body = connection.execute(
-                "SELECT header, signature, body FROM segment WHERE g = ?", (g,)
-            ).fetchone()
-        return bytes(len(header).to_bytes(2, "little") + header + signature + body)
+            parts = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
+        return segments.wire_bytes(*parts)
 
     def stored(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Return (scope, writer, wire bytes) of every segment held, for checking them."""

@@ -135,7 +135,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_held(hub: HubProcess) -> 
 
 
 def test_too_many_streams_at_once_are_refused(hub: HubProcess) -> None:
-    streams = {f"{n:064x}": [] for n in range(wire.STREAMS_MAX + 1)}
+    streams: dict[str, list[object]] = {f"{n:064x}": [] for n in range(wire.STREAMS_MAX + 1)}
     status, _ = Raw(hub)("POST", "/v1/have", json.dumps({"streams": streams}).encode())
     assert status == 413
 
@@ -278,7 +278,7 @@ def test_the_token_on_disk_is_the_users_alone_and_goes_with_the_hub(tmp_path: Pa
 
 def test_a_hub_beyond_this_machine_wants_tls_or_to_be_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="without TLS"):
-        serving.serve(tmp_path / "hub", host="0.0.0.0", port=0, state_home=tmp_path, ready=print)  # noqa: S104
+        serving.serve(tmp_path / "hub", host="0.0.0.0", port=0, state_home=tmp_path, ready=print)
     assert not (tmp_path / "hub").exists()
 
 

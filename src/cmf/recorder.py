@@ -1,0 +1,227 @@
+"""`Recorder`: what all the runs of one process share.
+
+Knows the process's journal, its objects, the state of code and machine, and the thread that flushes. Refuses to know
+what a run is beyond `Live`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time as clocks
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from cmf import config
+from cmf.errors import CmfError
+from cmf.journal import JournalWriter
+from cmf.model import digest as digests
+from cmf.model import records as model
+from cmf.objects.local import LocalObjects
+from cmf.worktree import git, machine
+from cmf.worktree.files import Files
+
+FLUSH_SECONDS = 1.0
+SYNC_SECONDS = 5.0
+
+
+class CmfWarning(UserWarning):
+    """Something could not be recorded. The program goes on."""
+
+
+class Live(Protocol):
+    """A run as its recorder sees it."""
+
+    def flush(self) -> None:
+        """Hand the rows logged so far to the journal."""
+        ...
+
+    def finish(self) -> None:
+        """End the run as finished."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """End the run as what an exception says."""
+        ...
+
+    def forked(self) -> None:
+        """Forget what the parent will write."""
+        ...
+
+
+class Recorder:
+    """What the runs of one process share: the journal, the objects, and what is known of code and machine."""
+
+    def __init__(self, folder: Path, environment: config.Environment) -> None:
+        self.folder = folder
+        self.environment = environment
+        self.config = config.read(folder)
+        self.objects = LocalObjects(folder / "objects")
+        self.files = Files(self.objects, folder.parent)
+        self.process = machine.process()
+        self.lock = threading.RLock()
+        self.runs: list[Live] = []
+        self._journal: JournalWriter | None = None
+        self._dropped = 0
+        self._warned = False
+        self._last_t = 0
+        self._code: tuple[object, dict[str, Any]] | None = None
+        self._environment = ""
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._synced = clocks.monotonic()
+
+    def now(self) -> int:
+        """Return the time in µs, always later than the time before."""
+        with self.lock:
+            self._last_t = max(clocks.time_ns() // 1000, self._last_t + 1)
+            return self._last_t
+
+    def seen(self, t: int) -> None:
+        """Make every later write of this process later than this time."""
+        self._last_t = max(self._last_t, t)
+
+    def journal(self) -> JournalWriter:
+        """Return this process's journal; a forked child gets one of its own."""
+        with self.lock:
+            if self._journal is None:
+                self._journal = JournalWriter(self.folder / "journal", self.process)
+            return self._journal
+
+    def forked(self) -> None:
+        """Leave the parent's journal and points to the parent: called in a forked child."""
+        if self._journal is not None:
+            self._journal.abandon()
+        self._journal = None
+        self._thread = None
+        self.lock = threading.RLock()
+        self._wake = threading.Event()
+        self.process = machine.process()
+        for run in self.runs:
+            run.forked()
+
+    def write(self, scope: str, *records: model.Record) -> None:
+        """Append drafts to the journal; raises `OSError` if the disk refuses."""
+        with self.lock:
+            journal = self.journal()
+            for record in records:
+                journal.record(scope, record)
+
+    def drop(self, why: str) -> None:
+        """Count something that could not be recorded, warn once, and note it where it can be noted."""
+        self._dropped += 1
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"cmf could not record something: {why} 'cmf status' counts it.", CmfWarning, stacklevel=3)
+        try:
+            with self.lock:
+                self.journal().dropped(1, why)
+        except (OSError, CmfError):
+            pass  # the disk refuses this too; the warning has said so
+
+    @property
+    def knows_code(self) -> bool:
+        """Tell whether code and environment were captured already, so that describing another run costs little."""
+        return self._code is not None and bool(self._environment)
+
+    def code(self) -> dict[str, Any]:
+        """Return the state of the code: captured once, and again when HEAD, branch or index changed."""
+        root = self.folder.parent
+        signature = git.signature(root)
+        if self._code is None or self._code[0] != signature:
+            found = git.capture(root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max)
+            value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
+            if value.get("diff"):
+                value["diff"] = {"$object": value["diff"]}
+            if value.get("untracked"):  # the manifest of a folder
+                value["untracked"] = {"$object": f"tree:{value['untracked']}"}
+            self._code = (signature, value)
+        return self._code[1]
+
+    def software(self) -> str:
+        """Return the digest of the environment object."""
+        if not self._environment:
+            self._environment = self.keep(machine.environment_object(self.environment.variables))
+        return self._environment
+
+    def keep(self, data: bytes) -> str:
+        """Keep some bytes as an object, synced with the next flush."""
+        digest = digests.file_digest(data)
+        self.objects.put(digest, data, durable=False)
+        return digest
+
+    def started(self, run: Live) -> None:
+        """Take a run into care: its points are flushed in the background until it ends."""
+        self.runs.append(run)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._background, name="cmf", daemon=True)
+            self._thread.start()
+
+    def ended(self, run: Live) -> None:
+        """Make a run that ended durable."""
+        with contextlib.suppress(ValueError):
+            self.runs.remove(run)
+        try:
+            self.objects.flush()
+            with self.lock:
+                self.journal().sync()
+        except (OSError, CmfError) as error:
+            self.drop(f"the end of a run could not be synced: {error}")
+
+    def _background(self) -> None:
+        while not self._wake.wait(FLUSH_SECONDS):
+            for run in list(self.runs):
+                run.flush()
+            if clocks.monotonic() - self._synced >= SYNC_SECONDS and self.runs:
+                self._synced = clocks.monotonic()
+                try:
+                    with self.lock:
+                        self.journal().heartbeat(clocks.time_ns() // 1000)
+                    self.objects.flush()
+                    self.journal().sync()
+                except (OSError, CmfError) as error:
+                    self.drop(f"the journal could not be synced: {error}")
+
+    def close(self) -> None:
+        """End what is open, and close the journal: the interpreter is about to exit."""
+        error = getattr(sys, "last_value", None)
+        for run in list(self.runs):
+            if isinstance(error, BaseException):
+                run.fail(error)
+            else:
+                run.finish()
+        self._wake.set()
+        if self._journal is not None:
+            with contextlib.suppress(OSError), self.lock:
+                self._journal.close()
+            self._journal = None
+
+
+_recorders: dict[Path, Recorder] = {}
+
+
+def of(folder: Path, environment: config.Environment) -> Recorder:
+    """Return this process's recorder for the store in a folder; it is closed when the interpreter exits."""
+    recorder = _recorders.get(folder)
+    if recorder is None:
+        if not _recorders:
+            atexit.register(_close_all)
+            os.register_at_fork(after_in_child=_forked)
+        recorder = _recorders[folder] = Recorder(folder, environment)
+    return recorder
+
+
+def _close_all() -> None:
+    for recorder in _recorders.values():
+        recorder.close()
+
+
+def _forked() -> None:
+    for recorder in _recorders.values():
+        recorder.forked()
