@@ -20,8 +20,8 @@ from cmf import journal, signing
 from cmf.errors import CmfError, CorruptError, NotFoundError, UnsupportedError, UsageError
 from cmf.graph import registers
 from cmf.model import digest as digests
+from cmf.model import encoding, series
 from cmf.model import records as model
-from cmf.model import series
 from cmf.model.process import Process
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
@@ -219,12 +219,12 @@ class _Journal:
             records: list[tuple[str, bytes, bytes]] = []
             waiting: list[tuple[str, bytes]] = []
             more = self._read(state, records, waiting)
-            self._count_dropped(state, before)
             if not more:
                 ended = dead is True or state.closed
                 if ended or dead is None:
                     self._lose(state, records)
                 self._cut_points(state, records, everything=ended, part=cut or ended)
+            self._count_dropped(state, before)
             after = msgspec.json.encode(state).decode()
             if after != before and not self.store.take(self.path.name, before, after, records, waiting):
                 continue  # another collector was faster: look again
@@ -266,17 +266,32 @@ class _Journal:
         records: list[tuple[str, bytes, bytes]],
         waiting: list[tuple[str, bytes]],
     ) -> None:
-        id_, data = model.salted(record, self.identity.secret)
-        records.append((scope, id_, data))
+        complete = self._completed(state, scope, record)
+        if complete is None:
+            return
+        records.append(complete)
         state.heard = max(state.heard, model.time_of(record) or 0)
         if isinstance(record, model.Event) and record.direction == "input":
-            waiting.append((scope, id_))
+            waiting.append((scope, complete[1]))
         elif isinstance(record, model.Property) and record.key.startswith(registers.STATUS):
             place = json.dumps([scope, record.subject, record.key])
             if registers.state(record.value) == "running":
                 state.open[place] = record.t
             else:
                 state.open.pop(place, None)
+
+    def _completed(self, state: _State, scope: str, record: model.Record) -> tuple[str, bytes, bytes] | None:
+        """Add the salt. What no peer would take is counted as dropped: sealed, it would block its stream for ever."""
+        try:
+            if not model.is_scope(scope):
+                raise CorruptError(f"'{scope[:80]}' is not a scope.", kind="scope")
+            id_, data = model.salted(record, self.identity.secret)
+            model.read(data)
+        except (CorruptError, UsageError) as error:
+            state.dropped += 1
+            state.dropped_first = state.dropped_first or error.message
+            return None
+        return scope, id_, data
 
     def _count_dropped(self, state: _State, before: str) -> None:
         known = msgspec.json.decode(before, type=_State).dropped if before else 0
@@ -308,7 +323,8 @@ class _Journal:
         for place, t in state.open.items():
             scope, subject, key = json.loads(place)
             value = {"status": "lost", "heard": state.heard}
-            lost = model.Property(subject=subject, key=key, value=value, t=max(self.clock.wall_us, t + 1))
+            now = min(max(self.clock.wall_us, t + 1), encoding.INTEGER_MAX)
+            lost = model.Property(subject=subject, key=key, value=value, t=now)
             records.append((scope, *model.salted(lost, self.identity.secret)))
             self.done.lost += 1
         state.open = {}
@@ -330,7 +346,9 @@ class _Journal:
                     held.at, held.first = at, first
                     break
                 if whole or len(chunk.steps) > held.cut:
-                    records.append((scope, *self._chunk(execution, attempt, rank, names, first, chunk)))
+                    record = self._chunk(execution, attempt, rank, names, first, chunk)
+                    if (complete := self._completed(state, scope, record)) is not None:
+                        records.append(complete)
                 held.cut = 0 if whole else len(chunk.steps)
                 held.first, held.at = (first + len(chunk.steps) if whole else first), at
             if ended:
@@ -338,11 +356,11 @@ class _Journal:
 
     def _chunk(
         self, execution: str, attempt: str, rank: int, names: Sequence[str], first: int, chunk: series.Chunk
-    ) -> tuple[bytes, bytes]:
+    ) -> model.Series:
         data = series.encode(chunk)
         digest = digests.file_digest(data)
         self.objects.put(digest, data)
-        record = model.Series(
+        return model.Series(
             execution=execution,
             names=list(names),
             attempt=attempt,
@@ -355,7 +373,6 @@ class _Journal:
             size=len(data),
             stats=[series.stats(column) for column in chunk.columns],
         )
-        return model.salted(record, self.identity.secret)
 
     def _chunks(self, place: str, held: _Set) -> Iterator[tuple[series.Chunk, int, int]]:
         """Yield (chunk, its first row, offset of the frame where the row after it lies) from the first row not cut."""

@@ -27,7 +27,7 @@ VERSION = 1
 OPEN, RECORD, POINTS, HEARTBEAT, DROPPED, CLOSE = 1, 2, 3, 4, 5, 6
 FRAME_BYTES_MAX = 1 << 20
 READ_BYTES = 1 << 20
-POINTS_ROWS_MAX = 8192
+POINTS_BYTES_MAX = 512 * 1024
 
 _FRAME = struct.Struct("<II")
 _TIME = struct.Struct("<BQ")
@@ -76,8 +76,8 @@ class JournalWriter:
 
     def _open(self) -> None:
         process = self._process
-        name = f"{process.host[:40]}-{process.pid}-{process.start}-{os.urandom(4).hex()}.j"
-        self.path = self._folder / records.slug(name)
+        host = records.slug(process.host)[:40]
+        self.path = self._folder / f"{host}-{process.pid}-{process.start}-{os.urandom(4).hex()}.j"
         self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
         opened = encoding.encode({**msgspec.to_builtins(process), "v": VERSION})
         self._write(MAGIC + _framed(bytes((OPEN,)) + opened))
@@ -100,8 +100,9 @@ class JournalWriter:
         self, header: PointsHeader, steps: array[int], times: array[int], columns: Sequence[array[float]]
     ) -> None:
         """Append rows of step metrics, in as many frames as their size needs."""
-        for at in range(0, header.rows, POINTS_ROWS_MAX):
-            rows = min(POINTS_ROWS_MAX, header.rows - at)
+        rows_max = max(1, POINTS_BYTES_MAX // (8 * (2 + len(columns))))
+        for at in range(0, header.rows, rows_max):
+            rows = min(rows_max, header.rows - at)
             part = msgspec.structs.replace(header, first=header.first + at, rows=rows)
             text = encoding.encode(part)
             payload = bytearray((POINTS,))
@@ -195,14 +196,20 @@ def parse_open(payload: bytes) -> Process:
     """Read the first frame's content: who writes this journal."""
     try:
         return msgspec.json.decode(payload, type=Process)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise CorruptError(f"A journal's first frame cannot be read: {error}.", kind="journal") from error
 
 
 def parse_record(payload: bytes) -> tuple[str, bytes]:
     """Read a record frame's content: (scope, draft)."""
-    length = payload[0] | payload[1] << 8
-    return payload[2 : 2 + length].decode(), payload[2 + length :]
+    try:
+        (length,) = _HEADER.unpack_from(payload)
+        scope = payload[_HEADER.size : _HEADER.size + length]
+        if len(scope) < length:
+            raise CorruptError("A journal's record is cut short.", kind="journal")
+        return scope.decode(), payload[_HEADER.size + length :]
+    except (struct.error, UnicodeDecodeError) as error:
+        raise CorruptError(f"A journal's record cannot be read: {error}.", kind="journal") from error
 
 
 def parse_points_header(payload: bytes) -> tuple[PointsHeader, int]:
@@ -211,7 +218,7 @@ def parse_points_header(payload: bytes) -> tuple[PointsHeader, int]:
         (length,) = _HEADER.unpack_from(payload)
         end = _HEADER.size + length
         return msgspec.json.decode(payload[_HEADER.size : end], type=PointsHeader), end
-    except (struct.error, msgspec.MsgspecError) as error:
+    except (struct.error, msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise CorruptError(f"A journal's points cannot be read: {error}.", kind="journal") from error
 
 

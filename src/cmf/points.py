@@ -8,6 +8,23 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+NAMES_MAX = 200
+NAMES_CHARS_MAX = 6_000
+"""Of one set of names, so that the record of its chunk, with the statistics of each, stays within 64 KiB."""
+
+
+def sets(key: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Part the names of one row into sets that are within the limits."""
+    found: list[list[Any]] = [[]]
+    chars = 0
+    for name in key:
+        chars += len(str(name))
+        if found[-1] and (len(found[-1]) == NAMES_MAX or chars > NAMES_CHARS_MAX):
+            found.append([])
+            chars = len(str(name))
+        found[-1].append(name)
+    return [tuple(names) for names in found]
+
 
 class Points:
     """Rows of one set of names: appended through the three ``add`` methods without a lock, and taken in bulk."""
@@ -29,6 +46,8 @@ class Points:
     def __init__(self, key: tuple[str, ...]) -> None:
         self.key = key
         self.names = sorted(str(name) for name in key)
+        if not self.names or len(set(self.names)) < len(key) or sum(map(len, self.names)) > NAMES_CHARS_MAX:
+            raise ValueError(f"it takes different names, each of at most {NAMES_CHARS_MAX} characters.")
         self.order = sorted(range(len(key)), key=lambda i: str(key[i]))
         self.steps: list[Any] = []
         self.times: list[Any] = []

@@ -22,6 +22,7 @@ from cmf import config
 from cmf.errors import CmfError
 from cmf.journal import JournalWriter
 from cmf.model import digest as digests
+from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects.local import LocalObjects
 from cmf.worktree import git, machine
@@ -80,7 +81,7 @@ class Recorder:
     def now(self) -> int:
         """Return the time in µs, always later than the time before."""
         with self.lock:
-            self._last_t = max(clocks.time_ns() // 1000, self._last_t + 1)
+            self._last_t = min(max(clocks.time_ns() // 1000, self._last_t + 1), encoding.INTEGER_MAX)
             return self._last_t
 
     def seen(self, t: int) -> None:

@@ -23,7 +23,7 @@ from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.journal import PointsHeader
 from cmf.model import encoding
 from cmf.model import records as model
-from cmf.points import Points
+from cmf.points import Points, sets
 from cmf.recorder import Recorder
 from cmf.worktree import git, machine
 
@@ -147,6 +147,10 @@ class Run:
         try:
             key = tuple(values)
             points = self._points.get(key)
+            if points is None and len(parts := sets(key)) > 1:
+                for part in parts:
+                    self.log({name: values[name] for name in part}, step=step, time=time)
+                return
             if points is None:
                 points = self._points.setdefault(key, Points(key))
             row = values.values()
@@ -196,8 +200,9 @@ class Run:
 
     def set(self, key: str, value: Any) -> None:
         """Set a property of this run, such as ``description``, ``tag/NAME`` or ``param/NAME``; None unsets it."""
-        if not _is_short_text(key) or not key or key.startswith(RESERVED):
-            self._recorder.drop(f"'{key}' cannot be set: that name is cmf's own.")
+        given: object = key
+        if not isinstance(given, str) or not given or given.startswith(RESERVED):
+            self._recorder.drop(f"'{str(given)[:TEXT_CHARS_MAX]}' cannot be set: that name is cmf's own.")
             return
         self._property(key, value)
 
@@ -223,6 +228,9 @@ class Run:
         self._write(model.Link(source=source, rel=rel, to=to))
 
     def _property(self, key: str, value: Any, subject: str = "") -> None:
+        if len(key) > model.TEXT_CHARS_MAX:
+            self._recorder.drop(f"{key[:TEXT_CHARS_MAX]}…: a name of {len(key)} characters is too long.")
+            return
         try:
             plain = encoding.to_value(value)
         except (CmfError, ValueError, TypeError, RecursionError) as error:

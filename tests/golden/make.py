@@ -112,7 +112,7 @@ def entries() -> list[manifest.Entry]:
     return [
         manifest.Entry("weights/\U0001f427.bin", FILE, 7),
         manifest.Entry("run.sh", digests.EMPTY, 0, executable=True),
-        manifest.Entry(b"caf\xe9", FILE, 2**53),
+        manifest.Entry("café".encode("latin-1"), FILE, 2**53),
     ]
 
 

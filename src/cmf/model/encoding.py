@@ -20,12 +20,14 @@ RECORD_BYTES_MAX = 64 * 1024
 DEPTH_MAX = 16
 INTEGER_MAX = 2**53
 REPR_CHARS_MAX = 1024
+INTEGER_BITS_MAX = 13_000
+"""Below the 4,300 decimal digits up to which Python reads and writes integers."""
 
 _SPECIAL = ("nan", "inf", "-inf")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder()
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[{}\[\],:]|[^\s{}\[\],:"]+|\s+', re.DOTALL)
 
 
 def encode(value: Any) -> bytes:
@@ -129,12 +131,16 @@ def to_value(value: Any) -> Any:
 
 
 def _to_value(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool | str):
-        return _text(value) if isinstance(value, str) else value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(str.__str__(value))
     if depth > DEPTH_MAX - 4:
-        return {"$repr": _text(repr(value)[:REPR_CHARS_MAX])}
-    if type(value) is int or isinstance(value, int):
+        return _repr(value)
+    if isinstance(value, int):
         number = int(value)
+        if number.bit_length() > INTEGER_BITS_MAX:
+            return {"$repr": hex(number)[:REPR_CHARS_MAX]}
         return number if -INTEGER_MAX <= number <= INTEGER_MAX else {"$i": str(number)}
     if isinstance(value, float):
         number_f = float(value)
@@ -148,7 +154,15 @@ def _to_value(value: Any, depth: int) -> Any:
     item_of = getattr(value, "item", None)  # NumPy scalars and one-element arrays, without importing NumPy
     if callable(item_of) and getattr(value, "size", 1) == 1 and type(value).__module__.partition(".")[0] == "numpy":
         return _to_value(item_of(), depth + 1)
-    return {"$repr": _text(repr(value)[:REPR_CHARS_MAX])}
+    return _repr(value)
+
+
+def _repr(value: Any) -> dict[str, str]:
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  # it is the program's own code, and recording must not break the program
+        text = f"<{type(value).__name__}, whose repr failed: {type(error).__name__}>"
+    return {"$repr": _text(text[:REPR_CHARS_MAX])}
 
 
 def from_value(value: Any) -> Any:

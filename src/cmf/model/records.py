@@ -20,6 +20,7 @@ from cmf.model import encoding
 SCOPE_PARTS = (2, 6)
 SALT_BYTES = 16
 TEXT_CHARS_MAX = 4096
+DRAFT_BYTES_MAX = encoding.RECORD_BYTES_MAX - len('"salt":"",') - 32
 SENT_BYTES_MAX = 1 << 20
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -113,7 +114,7 @@ class Stats(msgspec.Struct, array_like=True):
 class Series(_Record, tag="series", kw_only=True):
     """One chunk of step metrics: ``rows`` rows from row ``first`` of one set of names of one process of an attempt.
 
-    ``steps`` holds the first and the last step, ``times`` the first and last time in µs.
+    ``steps`` holds the least and the greatest step, ``times`` the least and greatest time in µs.
     """
 
     kind: ClassVar[str] = "series"
@@ -138,11 +139,16 @@ _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
 def encode(record: Record) -> bytes:
-    """Return a record's bytes; refuse one over 64 KiB with `UsageError`."""
+    """Return a draft's bytes; refuse with `UsageError` one that would be over 64 KiB with its salt."""
+    whole = isinstance(record, Artifact) or record.salt
+    return _encode(record, encoding.RECORD_BYTES_MAX if whole else DRAFT_BYTES_MAX)
+
+
+def _encode(record: Record, bytes_max: int) -> bytes:
     data = encoding.encode(record)
-    if len(data) > encoding.RECORD_BYTES_MAX:
+    if len(data) > bytes_max:
         raise UsageError(
-            f"A {record.kind} record would take {len(data)} bytes; the limit is {encoding.RECORD_BYTES_MAX}.",
+            f"A {record.kind} record would take {len(data)} bytes; the limit is {bytes_max}.",
             hint="Record large values as an output file.",
             kind="limit",
         )
@@ -150,11 +156,14 @@ def encode(record: Record) -> bytes:
 
 
 def salted(record: Record, secret: bytes) -> tuple[bytes, bytes]:
-    """Complete a draft with its salt; return its id and its bytes. The same draft always gives the same id."""
+    """Complete a draft with its salt; return its id and its bytes. The same draft always gives the same id.
+
+    Refuses one over 64 KiB with `UsageError`.
+    """
     if not isinstance(record, Artifact):
         record.salt = ""
         record.salt = hmac.digest(secret, encoding.encode(record), "sha256")[:SALT_BYTES].hex()
-    data = encoding.encode(record)
+    data = _encode(record, encoding.RECORD_BYTES_MAX)
     return hashlib.sha256(data).digest(), data
 
 
@@ -249,6 +258,7 @@ def _check(record: Record) -> None:
     elif isinstance(record, Event):
         _require(is_execution_id(record.execution), "execution id", record.execution)
         digests.check_digest(record.artifact)
+        _require((record.size or 0) >= 0, "size", str(record.size))
         if isinstance(record.path, dict):
             _require(list(record.path) == ["$b"], "path", str(record.path))
     elif isinstance(record, Link):

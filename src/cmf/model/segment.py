@@ -192,6 +192,8 @@ def parse(header: bytes, signature: bytes, body: bytes) -> Segment:
             hint="Upgrade cmf.",
             kind="newer-format",
         )
+    if value.get("v") != VERSION:
+        raise CorruptError("A segment's header has a wrong version.", kind="segment")
     try:
         fields: Genesis | Header
         if value.get("n") == 0:
@@ -259,9 +261,12 @@ def check_body(segment: Segment) -> list[tuple[bytes, bytes, Record | None]]:
     found = [(id_, data, read(data)) for id_, data in records_of(segment)]
     if isinstance(segment.fields, Header):
         times = [t for _, _, record in found if (t := time_of(record)) is not None]
-        unknown = any(record is None for _, _, record in found)
-        if not unknown and (
-            segment.fields.t0 != (min(times) if times else None) or segment.fields.t1 != (max(times) if times else None)
-        ):
+        said = (segment.fields.t0, segment.fields.t1)
+        known = (min(times), max(times)) if times else (None, None)
+        if any(record is None for _, _, record in found):  # a kind of a newer version may carry a time too
+            inside = times and None not in said and said[0] <= known[0] and known[1] <= said[1]  # type: ignore[operator]
+            if times and not inside:
+                raise CorruptError("A segment's times do not cover those of its records.", kind="segment")
+        elif said != known:
             raise CorruptError("A segment's times are not those of its records.", kind="segment")
     return found

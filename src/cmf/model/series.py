@@ -58,7 +58,7 @@ def encode(chunk: Chunk) -> bytes:
     """Return a chunk's bytes: for each column the smallest of the codecs that a sample favours."""
     rows = len(chunk.steps)
     lengths = {len(chunk.times), *(len(column) for column in chunk.columns)}
-    if not 1 <= rows <= CHUNK_ROWS or lengths != {rows}:
+    if not 1 <= rows <= CHUNK_ROWS or lengths != {rows} or len(chunk.names) > NAMES_MAX:
         raise CorruptError(f"A chunk of {rows} rows cannot be written.", kind="series")
     packed = [_pack_integers(chunk.steps), _pack_integers(chunk.times), *(_pack_floats(c) for c in chunk.columns)]
     header = encoding.encode(_Header([_Column(codec, len(data)) for codec, data in packed], list(chunk.names), rows))
@@ -86,12 +86,14 @@ def decode(data: bytes, *, names: Collection[str] | None = None, times: bool = T
 def stats(column: Sequence[float]) -> Stats:
     """Return last (tagged if it is not finite), least, greatest, sum and count of a column's finite points."""
     last = encoding.to_value(column[-1]) if len(column) else None
-    total = math.fsum(column) if _all_finite(column) else None
-    finite = column if total is not None else [value for value in column if math.isfinite(value)]
+    finite = column if _all_finite(column) else [value for value in column if math.isfinite(value)]
     if not len(finite):
         return Stats(last, None, None, None, 0)
-    total = math.fsum(finite) if total is None else total
-    return Stats(last, min(finite), max(finite), total if math.isfinite(total) else None, len(finite))
+    try:
+        total: float | None = math.fsum(finite)
+    except OverflowError:
+        total = None  # no double can hold it
+    return Stats(last, min(finite), max(finite), total, len(finite))
 
 
 def _all_finite(column: Sequence[float]) -> bool:
