@@ -61,7 +61,7 @@ class Run:
         self.node = model.execution_node(scope, id)
         self._first = first
         self._points: dict[tuple[str, ...], Points] = {}
-        self._outputs: list[tuple[str, str]] = []
+        self._used: list[tuple[str, str]] = []
         self._described = False
         self._command: list[str] = []
         self._pid = os.getpid()
@@ -132,8 +132,7 @@ class Run:
         except (OSError, CmfError) as error:
             recorder.drop(f"{direction} {place}: {error}")
             return place
-        if direction == "output":
-            self._outputs.append((kept.digest, name))
+        self._used.append((kept.digest, name))
         return place
 
     # ---- values --------------------------------------------------------------------------------------------------
@@ -207,14 +206,14 @@ class Run:
         self._property(key, value)
 
     def label(self, label: str, name: str = "") -> None:
-        """Let ``NAME@LABEL`` mean the newest output of this run with that name (its newest output if left out).
+        """Let ``NAME@LABEL`` mean what this run used or made last under that name (under any name, if left out).
 
         A label moves: the run that sets it last holds it.
         """
-        found = [(digest, known) for digest, known in self._outputs if known and (not name or known == name)]
+        found = [(digest, known) for digest, known in self._used if known and (not name or known == name)]
         if not found:
             self._recorder.drop(
-                f"label '{label}': this run has no output {f'named {name}' if name else 'with a name'}."
+                f"label '{label}': this run has no input or output {f'named {name}' if name else 'with a name'}."
             )
             return
         digest, known = found[-1]

@@ -19,7 +19,7 @@ from cmf import collect, config, sync, transfer
 from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, views
-from cmf.graph.index import Direction, Target
+from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model import series as chunks
@@ -128,10 +128,12 @@ class Repo:
 
     # ---- questions -----------------------------------------------------------------------------------------------
 
-    def page(self, text: str = "", *, scopes: Sequence[str] = (), limit: int = 100, cursor: str = "") -> views.Page:
-        """Return a page of executions, newest first, that satisfy a filter."""
-        self.collect()
-        return self.store.index.select(filters.parse(text, scopes=tuple(scopes), limit=limit, cursor=cursor))
+    def page(
+        self, text: str = "", *, scopes: Sequence[str] = (), limit: int = 100, cursor: str = "", remote: str = ""
+    ) -> views.Page:
+        """Return a page of executions, newest first, that satisfy a filter: of a hub, if a ``remote`` is named."""
+        query = filters.parse(text, scopes=tuple(scopes), limit=limit, cursor=cursor)
+        return self._index(remote).select(query)
 
     def executions(self, text: str = "", *, scopes: Sequence[str] = ()) -> list[views.Execution]:
         """Return every execution that satisfies a filter, newest first. See `cmf.graph.filter`."""
@@ -185,10 +187,17 @@ class Repo:
         direction: Direction = "up",
         all_producers: bool = False,
         depth_max: int | None = None,
+        remote: str = "",
     ) -> lineage.Lineage:
-        """Return where something came from (``up``) or what came of it (``down``)."""
+        """Return where something came from (``up``) or what came of it (``down``), as known here or to a ``remote``."""
+        index = self._index(remote)
+        return lineage.trace(index, text, direction, all_producers=all_producers, depth_max=depth_max)
+
+    def _index(self, remote: str) -> Index:
+        if remote:
+            return self.hub(remote).index
         self.collect()
-        return lineage.trace(self.store.index, text, direction, all_producers=all_producers, depth_max=depth_max)
+        return self.store.index
 
     def series(self, execution: str | views.Execution, name: str, *, attempt: str = "", rank: int = 0) -> Points:
         """Return the points of one name of an execution's step metrics, as logged, in order of time.

@@ -9,8 +9,10 @@ import click
 
 from cmf.errors import NotFoundError
 from cmf.graph import views
+from cmf.graph.index import Direction
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Write the answer as JSON.")
+REMOTE = click.option("--remote", default="", metavar="NAME", help="Ask this hub instead of the store here.")
 
 
 @click.command()
@@ -18,8 +20,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Write the answer as
 @click.option("-n", "--limit", default=20, show_default=True, help="How many executions at most.")
 @click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
 @click.option("--cursor", default="", help="Go on where the page before ended (its last line names it).")
+@REMOTE
 @JSON
-def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, as_json: bool) -> None:
+def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: str, as_json: bool) -> None:
     """List executions, newest first.
 
     FILTER is comparisons joined by 'and', over the fields id, name, scope, pipeline, stage, status, site, author,
@@ -33,7 +36,7 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, as_json: 
     from cmf.cli import render
 
     with repo.open_repo() as here:
-        page = here.page(filter, scopes=scopes, limit=limit, cursor=cursor)
+        page = here.page(filter, scopes=scopes, limit=limit, cursor=cursor, remote=remote)
     if as_json:
         render.to_json({"executions": [brief(view) for view in page.executions], "cursor": page.cursor})
         return
@@ -89,8 +92,9 @@ def show(name: str, history: bool, diff: bool, as_json: bool) -> None:
 @click.option("--down", is_flag=True, help="What came of it, instead of where it came from.")
 @click.option("--all-producers", is_flag=True, help="Follow merely possible producers of the same bytes too.")
 @click.option("--depth", type=click.IntRange(min=1), default=None, help="How many executions deep at most.")
+@REMOTE
 @JSON
-def lineage(name: str, down: bool, all_producers: bool, depth: int | None, as_json: bool) -> None:
+def lineage(name: str, down: bool, all_producers: bool, depth: int | None, remote: str, as_json: bool) -> None:
     """Show where something came from: a tree of executions and the artifacts that passed between them.
 
     NAME is an execution or an artifact, as for 'cmf show'. Steps marked [same bytes] were joined by content, across
@@ -100,7 +104,8 @@ def lineage(name: str, down: bool, all_producers: bool, depth: int | None, as_js
     from cmf.cli import render
 
     with repo.open_repo() as here:
-        found = here.lineage(name, direction="down" if down else "up", all_producers=all_producers, depth_max=depth)
+        way: Direction = "down" if down else "up"
+        found = here.lineage(name, direction=way, all_producers=all_producers, depth_max=depth, remote=remote)
     if as_json:
         render.to_json(
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -164,34 +164,40 @@ HOW = {"content": "same bytes", "possible": "possibly", "via": "", "source": ""}
 def lineage(found: Lineage) -> Iterable[Tree | Text]:
     """Return the tree of `cmf lineage`: executions, and between them the artifacts that passed."""
     up = found.direction == "up"
-    by_start: dict[str, list[tuple[str, str, str]]] = {}
+    passed: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for step in found.steps:
         start, other = (step.consumer, step.producer) if up else (step.producer, step.consumer)
-        by_start.setdefault(start, []).append((step.artifact, other, step.how))
+        passed.setdefault(start, {}).setdefault(step.artifact, []).append((other, step.how))
     seen: set[str] = set()
 
+    def items(node: str) -> Iterator[tuple[str, str, str, bool]]:
+        for artifact, others in passed.get(node, {}).items():
+            for number, (other, how) in enumerate(others):
+                yield artifact, other, how, number == 0
+
     def branch(tree: Tree, node: str) -> None:
-        stack = [(tree, node)]
+        # In the order of the page, so that an execution is told in full where it is met first.
+        stack = [(tree, node, items(node))]
         while stack:
-            here, at = stack.pop()
-            grouped: dict[str, list[tuple[str, str]]] = {}
-            for artifact, other, how in by_start.get(at, ()):
-                grouped.setdefault(artifact, []).append((other, how))
-            for artifact, others in grouped.items():
-                leaf = here.add(_passed(found, at, artifact))
-                for other, how in others:
-                    if not other:
-                        continue
-                    line = execution_line(found.executions[other])
-                    if HOW[how]:
-                        line.append(f"  [{HOW[how]}]", style="dim italic")
-                    if other in seen:
-                        leaf.add(line.append("  (shown above)", style="dim"))
-                    elif other in found.depth:
-                        seen.add(other)
-                        stack.append((leaf.add(line), other))
-                    else:
-                        leaf.add(line)
+            here, at, left = stack[-1]
+            item = next(left, None)
+            if item is None:
+                stack.pop()
+                continue
+            artifact, other, how, is_first = item
+            leaf = here.add(_passed(found, at, artifact)) if is_first else here.children[-1]
+            if not other:
+                continue
+            line = execution_line(found.executions[other])
+            if HOW[how]:
+                line.append(f"  [{HOW[how]}]", style="dim italic")
+            if other in seen:
+                leaf.add(line.append("  (shown above)", style="dim"))
+            elif other in found.depth:
+                seen.add(other)
+                stack.append((leaf.add(line), other, items(other)))
+            else:
+                leaf.add(line)
 
     for root in found.roots:
         seen.add(root)
