@@ -41,6 +41,10 @@ bench: $(VENV)/.dev ## Measure the workloads and write benchmarks/RESULTS.md
 bench-peers: $(VENV)/.dev ## Measure other frameworks side by side with CMF, each in an environment of its own
 	@$(BIN)/python -m benchmarks peers
 
+.PHONY: docs
+docs: $(VENV)/.dev ## Write the generated pages of docs/reference anew
+	@$(BIN)/python -m tools.reference
+
 .PHONY: requirements
 requirements: build/uv/.made ## Make the hashed lists in requirements/ anew from pyproject.toml
 	@$(COMPILE) --upgrade --all-extras --group dev --output-file requirements/dev.txt
