@@ -18,6 +18,8 @@ from cmf.errors import ConflictError, CorruptError, UnsupportedError, UsageError
 VERSION = 1
 FILE = "config.yaml"
 FOLDER = ".cmf"
+RANK_MAX = 10**9 - 1
+ATTEMPT = re.compile(r"[0-9]{1,9}-[0-9a-f]{8}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -85,15 +87,18 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
     if mode not in ("", "local", "off"):
         raise UsageError(f"CMF_MODE is '{mode}'.", hint="It takes 'local' or 'off'.")
     rank = env.get("CMF_RANK", "0")
-    if not rank.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", rank):
         raise UsageError(f"CMF_RANK is '{rank}'.", hint="It takes a whole number from 0.")
+    attempt = env.get("CMF_ATTEMPT", "")
+    if attempt and not ATTEMPT.fullmatch(attempt):
+        raise UsageError(f"CMF_ATTEMPT is '{attempt}'.", hint="It is a number and 8 hex digits, as in 1-0badcafe.")
     home = Path(env.get("HOME") or "/")
     return Environment(
         dir=env.get("CMF_DIR", ""),
         remote=env.get("CMF_REMOTE", ""),
         off=mode == "off",
         execution=env.get("CMF_EXECUTION", ""),
-        attempt=env.get("CMF_ATTEMPT", ""),
+        attempt=attempt,
         rank=int(rank),
         user=env.get("USER") or env.get("LOGNAME") or "",
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",

@@ -98,8 +98,8 @@ class JournalWriter:
 
     def points(
         self, header: PointsHeader, steps: array[int], times: array[int], columns: Sequence[array[float]]
-    ) -> None:
-        """Append rows of step metrics, in as many frames as their size needs."""
+    ) -> Iterator[int]:
+        """Append rows of step metrics, in as many frames as their size needs; yield the rows of each once written."""
         rows_max = max(1, POINTS_BYTES_MAX // (8 * (2 + len(columns))))
         for at in range(0, header.rows, rows_max):
             rows = min(rows_max, header.rows - at)
@@ -111,6 +111,7 @@ class JournalWriter:
             for column in columns:
                 payload += _little(column[at : at + rows])
             self._write(_framed(bytes(payload)))
+            yield rows
 
     def heartbeat(self, t_us: int) -> None:
         """Say that the process is alive."""

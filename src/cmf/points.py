@@ -8,6 +8,8 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+from cmf.model.encoding import INTEGER_MAX
+
 NAMES_MAX = 200
 NAMES_CHARS_MAX = 6_000
 """Of one set of names, so that the record of its chunk, with the statistics of each, stays within 64 KiB."""
@@ -27,64 +29,75 @@ def sets(key: tuple[Any, ...]) -> list[tuple[Any, ...]]:
 
 
 class Points:
-    """Rows of one set of names: appended through the three ``add`` methods without a lock, and taken in bulk."""
+    """Rows of one set of names: ``add`` takes (step, time, value, …), without a lock, and `take` takes all in bulk.
 
-    __slots__ = (
-        "add_step",
-        "add_time",
-        "add_values",
-        "first",
-        "key",
-        "names",
-        "next",
-        "order",
-        "steps",
-        "times",
-        "values",
-    )
+    A time is whole nanoseconds, or seconds as a float.
+    """
 
-    def __init__(self, key: tuple[str, ...]) -> None:
+    __slots__ = ("add", "key", "names", "next", "order", "rows")
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
         self.key = key
-        self.names = sorted(str(name) for name in key)
+        self.names = tuple(sorted(str(name) for name in key))
         if not self.names or len(set(self.names)) < len(key) or sum(map(len, self.names)) > NAMES_CHARS_MAX:
             raise ValueError(f"it takes different names, each of at most {NAMES_CHARS_MAX} characters.")
         self.order = sorted(range(len(key)), key=lambda i: str(key[i]))
-        self.steps: list[Any] = []
-        self.times: list[Any] = []
-        self.values: list[Any] = []
-        # Looked up once, not at every row: a row is a microsecond.
-        self.add_step, self.add_time, self.add_values = self.steps.append, self.times.append, self.values.extend
+        self.rows: list[tuple[Any, ...]] = []
+        self.add = self.rows.append  # looked up once, not at every row: a row is a microsecond
         self.next = 0
-        self.first = 0
 
     def take(self) -> tuple[array[int], array[int], list[array[float]], int]:
         """Return the rows so far as sorted columns, and how many rows were not numbers and are left out."""
-        rows = len(self.steps)
-        width = len(self.key)
-        rows = min(rows, len(self.times), len(self.values) // width if width else rows)
-        steps, times, values = self.steps[:rows], self.times[:rows], self.values[: rows * width]
-        del self.steps[:rows], self.times[:rows], self.values[: rows * width]
+        rows = self.rows[:]
+        del self.rows[: len(rows)]
         try:
-            stamps = array("q", [t // 1000 if t.__class__ is int else int(t * 1e6) for t in times])
-            return array("q", steps), stamps, [array("d", values[i::width]) for i in self.order], 0
-        except (TypeError, ValueError, OverflowError):
-            return self._take_slowly(steps, times, values, width)
+            columns = list(zip(*rows, strict=True))
+            if len(columns) == 2 + len(self.key):
+                steps = array("q", columns[0])
+                times = array("q", [_microseconds(t) for t in columns[1]])
+                if (
+                    min(steps) >= -INTEGER_MAX
+                    and max(steps) <= INTEGER_MAX
+                    and min(times) >= 0
+                    and max(times) <= INTEGER_MAX
+                ):
+                    return steps, times, [array("d", columns[2 + i]) for i in self.order], 0
+        except Exception:  # noqa: BLE001, S110  # a value's own conversion failed: below, row by row
+            pass
+        return self._take_slowly(rows)
 
-    def _take_slowly(
-        self, steps: list[Any], times: list[Any], values: list[Any], width: int
-    ) -> tuple[array[int], array[int], list[array[float]], int]:
-        good_steps, good_times = array("q"), array("q")
+    def _take_slowly(self, rows: list[tuple[Any, ...]]) -> tuple[array[int], array[int], list[array[float]], int]:
+        steps, times = array("q"), array("q")
         columns = [array("d") for _ in self.order]
         bad = 0
-        for row, (step, t) in enumerate(zip(steps, times, strict=True)):
+        for row in rows:
             try:
-                found = [float(values[row * width + i]) for i in self.order]
-                good_steps.append(int(step))
-                good_times.append(t // 1000 if t.__class__ is int else int(t * 1e6))
-            except (TypeError, ValueError, OverflowError):
+                step, time = int(row[0]), _microseconds(row[1])
+                if not (step == row[0] and abs(step) <= INTEGER_MAX and 0 <= time <= INTEGER_MAX):
+                    raise ValueError("no step or time")
+                if len(row) != 2 + len(columns) or any(isinstance(value, str | bytes) for value in row):
+                    raise ValueError("no numbers")
+                found = [float(row[2 + i]) for i in self.order]
+            except Exception:  # noqa: BLE001  # a value's own conversion may raise anything
                 bad += 1
-                del good_steps[len(good_times) :]
                 continue
+            steps.append(step)
+            times.append(time)
             for column, value in zip(columns, found, strict=True):
                 column.append(value)
-        return good_steps, good_times, columns, bad
+        return steps, times, columns, bad
+
+
+def whole(step: Any) -> int:
+    """Return a step of any number type as the whole number it is; raise `ValueError` for 0.5, NaN and infinity."""
+    try:
+        found = int(step)
+    except OverflowError as error:
+        raise ValueError(f"step {step} is not a whole number") from error
+    if found != step:
+        raise ValueError(f"step {step} is not a whole number.")
+    return found
+
+
+def _microseconds(time: Any) -> int:
+    return time // 1000 if time.__class__ is int else int(time * 1e6)

@@ -14,12 +14,12 @@ import threading
 import time as clocks
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
 from cmf import config
-from cmf.errors import CmfError
+from cmf.errors import CmfError, CorruptError
 from cmf.journal import JournalWriter
 from cmf.model import digest as digests
 from cmf.model import encoding
@@ -62,14 +62,13 @@ class Recorder:
     def __init__(self, folder: Path, environment: config.Environment) -> None:
         self.folder = folder
         self.environment = environment
-        self.config = config.read(folder)
         self.objects = LocalObjects(folder / "objects")
         self.files = Files(self.objects, folder.parent)
         self.process = machine.process()
         self.lock = threading.RLock()
         self.runs: list[Live] = []
         self._journal: JournalWriter | None = None
-        self._dropped = 0
+        self._unsaid, self._why = 0, ""
         self._warned = False
         self._last_t = 0
         self._code: tuple[object, dict[str, Any]] | None = None
@@ -77,6 +76,11 @@ class Recorder:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._synced = clocks.monotonic()
+        try:
+            self.config = config.read(folder)
+        except CorruptError as error:  # the program is not to blame, and must run
+            self.config = config.Config()
+            self.drop(error.message)
 
     def now(self) -> int:
         """Return the time in µs, always later than the time before."""
@@ -114,17 +118,24 @@ class Recorder:
             for record in records:
                 journal.record(scope, record)
 
-    def drop(self, why: str) -> None:
+    def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
-        self._dropped += 1
+        why = str(encoding.to_value(why))  # what a name or a message holds need not be Unicode
+        self._unsaid += count
         if not self._warned:
             self._warned = True
             warnings.warn(f"cmf could not record something: {why} 'cmf status' counts it.", CmfWarning, stacklevel=3)
+        self._why = self._why or why
+        self._note_dropped()
+
+    def _note_dropped(self) -> None:
         try:
             with self.lock:
-                self.journal().dropped(1, why)
+                if self._unsaid:
+                    self.journal().dropped(self._unsaid, self._why)
+                    self._unsaid, self._why = 0, ""
         except (OSError, CmfError):
-            pass  # the disk refuses this too; the warning has said so
+            pass  # the disk refuses this too: tried again with what is recorded next
 
     @property
     def knows_code(self) -> bool:
@@ -160,6 +171,10 @@ class Recorder:
     def started(self, run: Live) -> None:
         """Take a run into care: its points are flushed in the background until it ends."""
         self.runs.append(run)
+        self.keep_flushing()
+
+    def keep_flushing(self) -> None:
+        """Start the thread that flushes; a forked child has none until it logs."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._background, name="cmf", daemon=True)
             self._thread.start()
@@ -168,6 +183,7 @@ class Recorder:
         """Make a run that ended durable."""
         with contextlib.suppress(ValueError):
             self.runs.remove(run)
+        self._note_dropped()
         try:
             self.objects.flush()
             with self.lock:
@@ -195,13 +211,31 @@ class Recorder:
         for run in list(self.runs):
             if isinstance(error, BaseException):
                 run.fail(error)
+            elif _exits:
+                run.fail(SystemExit(_exits[-1]))
             else:
                 run.finish()
         self._wake.set()
+        self._note_dropped()
         if self._journal is not None:
             with contextlib.suppress(OSError), self.lock:
                 self._journal.close()
             self._journal = None
+
+
+_exits: list[Any] = []
+"""What `sys.exit` was given: a run that is still open when the interpreter ends, ends as the last of them says."""
+
+
+def _note_exits() -> None:
+    """Have `sys.exit` note its code: when the interpreter ends, Python does not tell it any more."""
+    leave = sys.exit  # noqa: TID251  # not to exit, but to hear of it
+
+    def noting_exit(status: Any = None, /) -> NoReturn:
+        _exits.append(status)
+        leave(status)
+
+    sys.exit = noting_exit  # noqa: TID251
 
 
 _recorders: dict[Path, Recorder] = {}
@@ -213,6 +247,7 @@ def of(folder: Path, environment: config.Environment) -> Recorder:
     if recorder is None:
         if not _recorders:
             atexit.register(_close_all)
+            _note_exits()
             os.register_at_fork(after_in_child=_forked)
         recorder = _recorders[folder] = Recorder(folder, environment)
     return recorder

@@ -23,13 +23,15 @@ from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.journal import PointsHeader
 from cmf.model import encoding
 from cmf.model import records as model
-from cmf.points import Points, sets
+from cmf.model.encoding import INTEGER_MAX
+from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
 from cmf.worktree import git, machine
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
 TEXT_CHARS_MAX = 200
+COMMAND_CHARS_MAX = 8192
 RESERVED = ("status/", "process/", "metric/", "label/", "retracted", "redacted")
 
 _FIRST = "amber bold brave brisk calm clear crisp deep eager fair fleet fresh gentle glad golden grand keen kind light "
@@ -60,7 +62,8 @@ class Run:
         self.rank = rank
         self.node = model.execution_node(scope, id)
         self._first = first
-        self._points: dict[tuple[str, ...], Points] = {}
+        self._points: dict[tuple[Any, ...], Points] = {}
+        self._written: dict[tuple[str, ...], int] = {}
         self._used: list[tuple[str, str]] = []
         self._described = False
         self._command: list[str] = []
@@ -146,23 +149,25 @@ class Run:
         try:
             key = tuple(values)
             points = self._points.get(key)
-            if points is None and len(parts := sets(key)) > 1:
-                for part in parts:
-                    self.log({name: values[name] for name in part}, step=step, time=time)
-                return
             if points is None:
+                if len(parts := sets(key)) > 1:
+                    for part in parts:
+                        self.log({name: values[name] for name in part}, step=step, time=time)
+                    return
                 points = self._points.setdefault(key, Points(key))
-            row = values.values()
+                self._recorder.keep_flushing()
             if step is None:
                 step = points.next
+            elif step.__class__ is not int:
+                step = whole(step)
+            if not -INTEGER_MAX <= step <= INTEGER_MAX:
+                raise ValueError(f"step {step} is beyond 2**53.")
             points.next = step + 1
-        except (TypeError, AttributeError, ValueError) as error:
-            self._recorder.drop(f"a row of step metrics: {error}")
+            points.add((step, time_ns() if time is None else float(time), *values.values()))
+        except Exception as error:  # noqa: BLE001  # a mapping or number of the program's may raise anything
+            self._recorder.drop(f"a row of step metrics: {_said(error)}")
             return
-        points.add_step(step)
-        points.add_time(time_ns() if time is None else time)
-        points.add_values(row)
-        if len(points.steps) >= ROWS_BUFFERED_MAX:
+        if len(points.rows) >= ROWS_BUFFERED_MAX:
             self.flush()
 
     def flush(self) -> None:
@@ -172,28 +177,35 @@ class Run:
                 self._write_points(points)
 
     def _write_points(self, points: Points) -> None:
-        steps, times, values, bad = points.take()
+        steps, times, columns, bad = points.take()
+        names = points.names
         if bad:
-            self._recorder.drop(f"{bad} rows of {', '.join(map(str, points.key))} were not numbers.")
+            self._recorder.drop(f"{bad} rows of {', '.join(names)[:TEXT_CHARS_MAX]} were not numbers.", bad)
         if not len(steps):
             return
+        left = len(steps)
         header = PointsHeader(
             scope=self.scope,
             execution=self.id,
             attempt=self.attempt,
             rank=self.rank,
-            names=tuple(points.names),
-            first=points.first,
-            rows=len(steps),
+            names=names,
+            first=self._written.get(names, 0),
+            rows=left,
         )
         try:
-            self._recorder.journal().points(header, steps, times, values)
-            points.first += len(steps)
-        except (OSError, CmfError) as error:
-            self._recorder.drop(f"{len(steps)} rows of {', '.join(points.names)}: {error}")
+            for rows in self._recorder.journal().points(header, steps, times, columns):
+                self._written[names] = self._written.get(names, 0) + rows
+                left -= rows
+        except Exception as error:  # noqa: BLE001  # the disk, or names that no journal can hold
+            self._recorder.drop(f"{left} rows of {', '.join(names)[:TEXT_CHARS_MAX]}: {_said(error)}", left)
 
     def metrics(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
         """Record final metrics: one number a name. Set again, the later value counts and the earlier stays readable."""
+        given: object = values
+        if given is not None and not isinstance(given, Mapping):
+            self._recorder.drop(f"metrics takes numbers by name, not {_said(given)}.")
+            return
         for name, value in {**(values or {}), **more}.items():
             self._property(f"metric/{name}", value)
 
@@ -221,7 +233,8 @@ class Run:
 
     def link(self, source: str, rel: str, to: str) -> None:
         """Record an edge between two nodes, such as ``run.link(run.node, "derived_from", other.node)``."""
-        if not (model.is_node(source) and model.is_node(to) and rel in model.RELATIONS):
+        given: tuple[object, ...] = (source, to)
+        if not all(isinstance(node, str) and model.is_node(node) for node in given) or rel not in model.RELATIONS:
             self._recorder.drop(f"'{source} {rel} {to}' is not a link.")
             return
         self._write(model.Link(source=source, rel=rel, to=to))
@@ -232,16 +245,16 @@ class Run:
             return
         try:
             plain = encoding.to_value(value)
-        except (CmfError, ValueError, TypeError, RecursionError) as error:
-            self._recorder.drop(f"{key}: {error}")
+        except Exception as error:  # noqa: BLE001  # a value of the program's may raise anything
+            self._recorder.drop(f"{key}: {_said(error)}")
             return
         self._write(model.Property(subject=subject or self.node, key=key, value=plain, t=self._recorder.now()))
 
     def _write(self, *records: model.Record) -> None:
         try:
             self._recorder.write(self.scope, *records)
-        except (OSError, CmfError) as error:
-            self._recorder.drop(str(error))
+        except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, odd text
+            self._recorder.drop(_said(error))
 
     # ---- start and end -------------------------------------------------------------------------------------------
 
@@ -249,16 +262,13 @@ class Run:
         """Record the birth and that it is running: `run` has done so for every run it returns."""
         recorder = self._recorder
         if self._first:
-            values = encoding.to_value(dict(params))
-            if len(encoding.encode(values)) > PARAMS_BYTES_MAX:
-                values = {"$object": recorder.keep(encoding.encode(values))}
             self._write(
                 model.Execution(
                     id=self.id,
                     name=self.name,
-                    command=[str(encoding.to_value(word))[:8192] for word in command],
+                    command=_words(command),
                     started=recorder.now(),
-                    params=values,
+                    params=self._kept_params(params),
                     parent=parent,
                     author=author,
                 )
@@ -270,6 +280,18 @@ class Run:
             self._describe()
         else:
             threading.Thread(target=self._describe, name="cmf-describe", daemon=True).start()
+
+    def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters as values, or the object that holds them if they are large."""
+        values: dict[str, Any] = encoding.to_value(dict(params))
+        data = encoding.encode(values)
+        if len(data) <= PARAMS_BYTES_MAX:
+            return values
+        try:
+            return {"$object": self._recorder.keep(data)}
+        except (OSError, CmfError) as error:
+            self._recorder.drop(f"parameters of {len(data)} bytes: {error}")
+            return {}
 
     def _describe(self) -> None:
         """Record code, environment, machine and user, once: beside the run, or at its end if that comes first."""
@@ -284,7 +306,7 @@ class Run:
                     "host": recorder.process.host,
                     "pid": recorder.process.pid,
                     "user": recorder.environment.user,
-                    "command": [str(encoding.to_value(word))[:8192] for word in self._command],
+                    "command": _words(self._command),
                     "cwd": recorder.files.record_path(os.getcwd()),
                     "python": sys.version.split()[0],
                     "machine": machine.machine(),
@@ -314,7 +336,9 @@ class Run:
         ended = clocks.time_ns() // 1000
         value = {"status": status, "ended": ended, "exit": exit, "signal": signal, "error": error}
         value = {key: found for key, found in value.items() if found is not None}
-        self._property(f"status/{self.attempt}/{self.rank}", value)
+        # Written as it is, not as a value of the program's: its traceback names an object.
+        key = f"status/{self.attempt}/{self.rank}"
+        self._write(model.Property(subject=self.node, key=key, value=value, t=self._recorder.now()))
         self._recorder.ended(self)
 
     def fail(self, error: BaseException) -> None:
@@ -323,7 +347,7 @@ class Run:
             code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
             self.finish("failed" if code else "finished", exit=code)
             return
-        said: dict[str, Any] = {"type": type(error).__name__, "message": str(encoding.to_value(str(error)))[:2000]}
+        said: dict[str, Any] = {"type": type(error).__name__, "message": _said(error)}
         try:
             text = "".join(traceback.format_exception(error))
             said["traceback"] = {"$object": self._recorder.keep(text.encode("utf-8", "backslashreplace"))}
@@ -336,7 +360,9 @@ class Run:
 
     def forked(self) -> None:
         """Drop the rows that the parent will write: called in a forked child, where the run stays the parent's."""
-        self._points = {}
+        self._points, self._written = {}, {}
+        # Its rows are a line of their own beside the parent's, which goes on counting its own.
+        self.rank = os.getpid()
 
 
 class _Off(Run):
@@ -395,8 +421,8 @@ def run(
     `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your program.
     """
     environment = config.environment()
-    if not isinstance(params or {}, Mapping):
-        raise UsageError("params takes a dict of names and values.")
+    above = parent.node if isinstance(parent, Run) else parent or ""
+    _check_start(scope, params, name, author, above, rank)
     where = config.place(Path.cwd(), override=environment.dir)
     full = _scope(scope, where.parent)
     if environment.off:
@@ -404,7 +430,8 @@ def run(
         return _Off(full, fresh, name or _two_words(fresh))
     recorder = recorders.of(where.absolute(), environment)
     number = environment.rank if rank is None else rank
-    attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0
+    # Where ranks share no id, each records an execution of its own.
+    attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0 or not environment.execution
     id_ = environment.execution or _uuid7(clocks.time_ns())
     if not model.is_execution_id(id_):
         raise UsageError(f"CMF_EXECUTION is '{id_}'.", hint="It takes a lower-case UUID.")
@@ -418,7 +445,7 @@ def run(
     made.start(
         command=list(command if command is not None else sys.argv),
         params=params or {},
-        parent=parent.node if isinstance(parent, Run) else parent or "",
+        parent=above,
         author=author or "",
     )
     return made
@@ -426,6 +453,44 @@ def run(
 
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:
     return model.Pointer(path=path, commit=commit) if isinstance(path, str) else None
+
+
+def _check_start(scope: object, params: object, name: object, author: object, parent: str, rank: int | None) -> None:
+    """Refuse what cannot be recorded, before the program's own work begins."""
+    if not isinstance(scope, str):
+        raise UsageError(f"'{scope}' is not a scope.", hint="Name it as 'pipeline/stage'.", kind="scope")
+    if params is not None and not isinstance(params, Mapping):
+        raise UsageError("params takes a dict of names and values.")
+    for what, text in (("name", name), ("author", author)):
+        if text is not None and not _is_short_text(text):
+            raise UsageError(f"A run's {what} is not a text of up to {TEXT_CHARS_MAX} characters.")
+    if parent and model.split_execution(parent) is None:
+        raise UsageError(
+            f"'{parent[:TEXT_CHARS_MAX]}' is no execution to be the parent.", hint="Hand over the Run itself."
+        )
+    if rank is not None and not 0 <= rank <= config.RANK_MAX:
+        raise UsageError(f"A rank is a whole number from 0, not {rank}.")
+
+
+def _words(command: Sequence[object]) -> list[str]:
+    """Return a command's words as far as one record holds them."""
+    kept: list[str] = []
+    room = COMMAND_CHARS_MAX
+    for number, word in enumerate(command):
+        text = str(encoding.to_value(str(word)))
+        if len(text) > room:
+            return [*kept, f"… {len(command) - number} more"]
+        room -= len(text) + 4
+        kept.append(text)
+    return kept
+
+
+def _said(value: object) -> str:
+    """Return a short text for anything, even for what cannot say what it is."""
+    try:
+        return str(encoding.to_value(str(value)))[:2000]
+    except Exception:  # noqa: BLE001  # the program's own code
+        return f"<{type(value).__name__}>"
 
 
 def _is_short_text(value: object) -> bool:

@@ -200,8 +200,9 @@ class Repo:
         return self.store.index
 
     def series(self, execution: str | views.Execution, name: str, *, attempt: str = "", rank: int = 0) -> Points:
-        """Return the points of one name of an execution's step metrics, as logged, in order of time.
+        """Return the points of one name of an execution's step metrics, as logged.
 
+        If the name was logged together with different others, the points of all these are merged by time.
         Of the newest attempt unless one is named; of rank 0 unless another is.
         """
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)

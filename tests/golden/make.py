@@ -121,7 +121,7 @@ def journal_bytes() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         writer = journal.JournalWriter(Path(folder, "journals"), PROCESS)
         writer.record(SCOPE, drafts()["property"])
-        writer.points(POINTS, array("q", STEPS), array("q", TIMES), chunk().columns)
+        list(writer.points(POINTS, array("q", STEPS), array("q", TIMES), chunk().columns))
         writer.heartbeat(NOW + 1_000_000)
         writer.dropped(2, "a value that could not be kept")
         writer.close()

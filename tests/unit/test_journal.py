@@ -47,7 +47,7 @@ def write_points(writer: JournalWriter, names: int, rows: int, *, first: int = 0
     steps = array("q", range(first, first + rows))
     times = array("q", (10 * step for step in steps))
     columns = [array("d", (step + name / 2048 for step in steps)) for name in range(names)]
-    writer.points(header(names, rows, first=first), steps, times, columns)
+    assert sum(writer.points(header(names, rows, first=first), steps, times, columns)) == rows
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
+import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -106,8 +109,6 @@ def capture(root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: in
     answer = _git(root, *_STATUS, bytes_max=STATUS_BYTES_MAX)
     top = _git(root, "rev-parse", "--show-toplevel") if answer is not None else None
     if answer is None or not top:
-        import shutil
-
         if _folders(root) is None or shutil.which("git") is None:
             return None
         return Code(omitted=(Omitted("", 0, "git did not answer"),), omitted_count=1)
@@ -274,9 +275,6 @@ def _repository(root: Path) -> str:
 
 def _git(folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int = 1 << 20) -> bytes | None:
     """Run git in a folder and return what it printed; None if it can't, fails, is slow or prints too much."""
-    import subprocess
-    import threading
-
     command: list[str | bytes] = ["git", *_OPTIONS, "-C", os.fspath(folder), *arguments]
     try:
         process = subprocess.Popen(

@@ -1,0 +1,138 @@
+"""Results as a page: each figure beside its goal, the floor, and the peers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.anchors import ANCHORS, DATE
+from benchmarks.goals import GOALS, UNGOALED, Goal
+from benchmarks.machine import FLOOR
+
+Figures = Mapping[str, Sequence[float]]
+
+NAMES = {"mlmd": "ML Metadata", "mlflow": "MLflow"}
+PEER_WORK = {
+    "recorder_time": "import, ready to record, above the bare interpreter",
+    "recorder_memory": "the same, memory",
+    "version": "the command tells its version",
+    "execution": "one execution: 10 params, two files of 1 KiB, 3 metrics; the median",
+    "execution_mean": "the mean, with all that the first one loads",
+}
+PEER_IDS = ("W1", "W2", "W7")
+PEER_NOTES = """\
+W2 is not the same amount of work everywhere. CMF hashes both files, keeps their bytes, and records code and
+environment. ML Metadata keeps no files: they are hashed for it, and nothing else. MLflow copies the files without
+hashing them. W7 is asked of ML Metadata layer by layer through its getters; its own
+call for lineage ends after a hundred hops. MLflow has no lineage to ask for."""
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count."""
+    if value and abs(value) < 100:
+        return f"{value:.3g}"
+    return f"{value:,.0f}"
+
+
+def measured(values: Sequence[float]) -> str:
+    """Return the median, and from where to where the values went."""
+    if len(values) == 1:
+        return number(values[0])
+    return f"{number(statistics.median(values))} ({number(min(values))}–{number(max(values))})"
+
+
+def ratio(goal: Goal, values: Sequence[float]) -> float:
+    """Return the median against the goal: at most 1 if it is met."""
+    found = statistics.median(values)
+    return goal.goal / found if goal.rate else found / goal.goal
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Return the whole page of what was measured so far."""
+    lines = ["# Benchmarks", ""]
+    if results.get("tiny"):
+        lines += ["**A trial of the harness with small sizes. These are no results.**", ""]
+    lines += [
+        "`make bench` writes the first part of this page, `make bench-peers` the second. A figure is the median, with",
+        "the least and the greatest in parentheses. A ratio of at most 1 meets the goal.",
+    ]
+    if "bench" in results:
+        lines += _bench(results["bench"])
+    if "peers" in results:
+        lines += _peers(results["peers"])
+    return "\n".join([*lines, *_anchors(), ""])
+
+
+def _bench(part: Mapping[str, Any]) -> list[str]:
+    figures: Figures = part["figures"]
+    rows = []
+    for goal in GOALS:
+        values = figures[goal.key]
+        found = ratio(goal, values)
+        wanted = f"{'≥' if goal.rate else '≤'} {number(goal.goal)} {goal.unit}".strip()
+        met = "yes" if found <= 1 else "**no**"
+        rows.append((goal.id, goal.workload, wanted, f"{measured(values)} {goal.unit}".strip(), f"{found:.2f}", met))
+    return [
+        *_heading("Against the goals", part),
+        *_table(("id", "workload", "goal", "measured", "ratio", "met?"), rows),
+        "",
+        "Without a goal: "
+        + "; ".join(f"{number(statistics.median(figures[k]))} {v}" for k, v in UNGOALED.items())
+        + ".",
+        *_floor(part),
+    ]
+
+
+def _peers(part: Mapping[str, Any]) -> list[str]:
+    figures: Mapping[str, Figures] = part["figures"]
+    peers = [name for name in figures if name != "cmf"]
+    rows = []
+    for goal in GOALS:
+        if goal.id not in PEER_IDS or goal.key in ("import_time", "import_memory"):
+            continue
+        ours = figures["cmf"][goal.key]
+        row = [goal.id, PEER_WORK.get(goal.key, goal.workload), goal.unit, measured(ours)]
+        for name in peers:
+            theirs = figures[name].get(goal.key)
+            row += [measured(theirs), _times(theirs, ours)] if theirs else ["–", "–"]
+        rows.append(row)
+    heads = ["id", "workload", "unit", "CMF"]
+    for name in peers:
+        heads += [f"{NAMES[name]} {part['versions'][name]}", "theirs / ours"]
+    return [*_heading("Beside other frameworks", part), *_table(heads, rows), "", PEER_NOTES, *_floor(part)]
+
+
+def _times(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    return f"{number(statistics.median(theirs) / statistics.median(ours))} ×"
+
+
+def _heading(title: str, part: Mapping[str, Any]) -> list[str]:
+    machine = part["machine"]
+    about = f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, {machine['system']}"
+    return ["", f"## {title}", "", f"{part['date']}. {about}, Python {machine['python']}.", ""]
+
+
+def _floor(part: Mapping[str, Any]) -> list[str]:
+    rows = [(text, measured(part["floor"][key])) for key, text in FLOOR.items()]
+    return ["", "The floor of this machine, measured in the same run:", "", *_table(("floor", "measured"), rows)]
+
+
+def _anchors() -> list[str]:
+    return [
+        "",
+        f"## Other peers, dated {DATE}",
+        "",
+        "Not measured here: quoted from an earlier comparison on another machine with 2 cores, one pass, ±30 %.",
+        "They show the order of magnitude, no more.",
+        "",
+        *_table(("id", "workload", "quoted"), ANCHORS),
+    ]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_row(heads), _row(["---"] * len(heads)), *map(_row, rows)]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,93 @@
+"""W2 and W3: recording executions and step metrics, and reading a series back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sized
+from pathlib import Path
+
+from benchmarks import processes, work
+
+MODULE = "benchmarks.workloads.record"
+
+
+def measure(*, tiny: bool) -> dict[str, list[float]]:
+    """Return the figures of W2 and W3."""
+    return executions_only(tiny=tiny) | _repeated("series", tiny=tiny)
+
+
+def executions_only(*, tiny: bool) -> dict[str, list[float]]:
+    """Return the figures of W2."""
+    return _repeated("executions", tiny=tiny)
+
+
+def _repeated(name: str, *, tiny: bool) -> dict[str, list[float]]:
+    """Do one part some times over, each in a process and a repository of its own."""
+    found: dict[str, list[float]] = {}
+    for _ in range(work.sizes(tiny=tiny).repeats):
+        with processes.empty_folder() as folder:
+            processes.repository(folder)
+            for key, values in processes.part(MODULE, name, folder, tiny=tiny).items():
+                found.setdefault(key, []).extend(values)
+    return found
+
+
+def record(numbers: range) -> list[float]:
+    """Record executions in the folder that we are in; return the seconds that each took, durable at its end."""
+    import cmf
+
+    made = [work.files(Path(), number) for number in numbers]
+    taken = []
+    for number, (source, target) in zip(numbers, made, strict=True):
+        started = time.perf_counter()
+        with cmf.run("bench/train", params=work.params(number)) as run:
+            run.input(source)
+            run.output(target, name="model")
+            run.metrics(work.scores(number))
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def executions(*, tiny: bool) -> dict[str, list[float]]:
+    """Record executions, see that all is there, and return the milliseconds."""
+    import cmf
+
+    count = work.sizes(tiny=tiny).executions
+    taken = [1000 * seconds for seconds in record(range(count))]
+    with cmf.open() as repo:
+        views = repo.executions()
+    whole = [view for view in views if view.inputs and view.outputs and len(view.params) == 10 and view.code]
+    if len(whole) != count or any(len(view.metrics) != 3 for view in whole):
+        raise RuntimeError(f"Only {len(whole)} of {count} executions were recorded in full.")
+    return {"execution": taken, "execution_mean": [sum(taken) / count]}
+
+
+def series(*, tiny: bool) -> dict[str, list[float]]:
+    """Log the steps of one run until they are durable, then read one name back."""
+    import cmf
+
+    size = work.sizes(tiny=tiny)
+    rows = work.rows(size.steps)
+    started = time.perf_counter()
+    with cmf.run("bench/train") as run:
+        for step, row in enumerate(rows):
+            run.log(row, step=step)
+    taken = time.perf_counter() - started
+    found: dict[str, list[float]] = {"points": [3 * size.steps / taken], "read_values": [], "read_times": []}
+    with cmf.open() as repo:
+        (view,) = repo.executions()
+        for key in ("read_values", "read_times") * size.reads:
+            started = time.perf_counter()
+            points = repo.series(view, "loss")
+            read: list[Sized] = [points.steps, points.values]
+            if key == "read_times":
+                read.append(points.times)
+            found[key].append(1000 * (time.perf_counter() - started))
+            if {len(column) for column in read} != {size.steps} or points.values[-1] != rows[-1]["loss"]:
+                raise RuntimeError("The series came back other than it was logged.")
+    return found
+
+
+if __name__ == "__main__":
+    processes.serve_parts(sys.argv, {"executions": executions, "series": series})
