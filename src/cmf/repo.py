@@ -5,11 +5,12 @@ Every question collects first, so that it sees what was just recorded.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
@@ -41,12 +42,17 @@ class Point(NamedTuple):
 
 
 class Points(Sequence[Point]):
-    """The points of one name, in order of time: three arrays of equal length, ``steps``, ``times``, ``values``."""
+    """The points of one name: three arrays of equal length, ``steps``, ``times`` (µs since 1970) and ``values``."""
 
-    def __init__(self, steps: array[int], times: array[int], values: array[float]) -> None:
+    def __init__(self, steps: array[int], times: array[int] | Callable[[], array[int]], values: array[float]) -> None:
         self.steps = steps
-        self.times = times
         self.values = values
+        self._times = times
+
+    @functools.cached_property
+    def times(self) -> array[int]:
+        """Return the times in µs since 1970: decoded when they are first asked for."""
+        return self._times() if callable(self._times) else self._times
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -208,21 +214,30 @@ class Repo:
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
         self.collect()
         attempt = attempt or (view.attempts[-1] if view.attempts else "")
-        pieces: list[tuple[array[int], array[int], array[float]]] = []
         tails = [
             (first, chunk)
             for a, r, first, chunk in collect.tails(self.folder, self.store, view.node, name)
             if (a, r) == (attempt, rank)
         ]
-        uncut = {(chunk.names, first): len(chunk.steps) for first, chunk in tails}
+        pieces = [
+            _Piece(
+                chunk.names, first, (min(chunk.times), max(chunk.times)), chunk.steps, chunk.columns[at], chunk.times
+            )
+            for first, chunk in tails
+            for at in (chunk.names.index(name),)
+        ]
+        uncut = {(piece.names, piece.first): len(piece.steps) for piece in pieces}
         for ref in self.store.index.series(view.node, name):
-            if (ref.attempt, ref.rank) == (attempt, rank) and ref.rows > uncut.get((ref.names, ref.first), 0):
-                chunk = chunks.decode(read(self.objects, ref.object), names=[name])
-                pieces.append((chunk.steps, chunk.times, chunk.columns[0]))
-                uncut.pop((ref.names, ref.first), None)
-        for first, chunk in tails:
-            if (chunk.names, first) in uncut:
-                pieces.append((chunk.steps, chunk.times, chunk.columns[chunk.names.index(name)]))
+            if (ref.attempt, ref.rank) != (attempt, rank):
+                continue
+            if (held := uncut.pop((ref.names, ref.first), 0)) >= ref.rows:
+                continue
+            if held:
+                pieces = [piece for piece in pieces if (piece.names, piece.first) != (ref.names, ref.first)]
+            data = read(self.objects, ref.object)
+            chunk = chunks.decode(data, names=[name], times=False)
+            times = functools.partial(_times, data)
+            pieces.append(_Piece(ref.names, ref.first, ref.times, chunk.steps, chunk.columns[0], times))
         if not pieces:
             known = ", ".join(self.store.index.series_names(view.node)) or "none"
             raise NotFoundError(
@@ -380,19 +395,53 @@ def open_repo(path: str | os.PathLike[str] | None = None) -> Repo:
     return Repo(folder, environment)
 
 
-def _merged(pieces: Sequence[tuple[array[int], array[int], array[float]]]) -> Points:
-    """Join pieces in order of time; points of one time stay in the order in which they were logged."""
-    steps, times, values = array("q"), array("q"), array("d")
-    ordered = sorted(pieces, key=lambda piece: piece[1][0])
-    for piece in ordered:
-        steps.extend(piece[0])
-        times.extend(piece[1])
-        values.extend(piece[2])
-    if any(a[1][-1] > b[1][0] for a, b in itertools.pairwise(ordered)):
-        order = sorted(range(len(times)), key=times.__getitem__)
-        steps = array("q", [steps[i] for i in order])
-        times = array("q", [times[i] for i in order])
-        values = array("d", [values[i] for i in order])
-    if not len(steps) == len(times) == len(values):
+class _Piece(NamedTuple):
+    """A run of rows of one set of names; ``times`` are decoded when somebody asks for them."""
+
+    names: tuple[str, ...]
+    first: int
+    between: tuple[int, int]
+    steps: array[int]
+    values: array[float]
+    times: array[int] | Callable[[], array[int]]
+
+
+def _piece(first: int, chunk: chunks.Chunk, name: str) -> _Piece:
+    column = chunk.columns[chunk.names.index(name)]
+    return _Piece(chunk.names, first, (min(chunk.times), max(chunk.times)), chunk.steps, column, chunk.times)
+
+
+def _times(data: bytes) -> array[int]:
+    return chunks.decode(data, names=[]).times
+
+
+def _merged(pieces: list[_Piece]) -> Points:
+    """Join pieces: of one set of names in the order of their rows, of several by time, as logged where times agree."""
+    if len({piece.names for piece in pieces}) == 1:
+        pieces.sort(key=lambda piece: piece.first)
+        by_time = False
+    else:
+        pieces.sort(key=lambda piece: piece.between)
+        by_time = any(a.between[1] > b.between[0] for a, b in itertools.pairwise(pieces))
+    steps, values = array("q"), array("d")
+    for piece in pieces:
+        steps.extend(piece.steps)
+        values.extend(piece.values)
+    if len(steps) != len(values):
         raise CorruptError("A series' chunks have columns of different lengths.", kind="series")
-    return Points(steps, times, values)
+
+    def times() -> array[int]:
+        found = array("q")
+        for piece in pieces:
+            found.extend(piece.times() if callable(piece.times) else piece.times)
+        return found
+
+    if not by_time:
+        return Points(steps, times, values)
+    unsorted = times()
+    order = sorted(range(len(unsorted)), key=unsorted.__getitem__)
+    return Points(
+        array("q", [steps[i] for i in order]),
+        array("q", [unsorted[i] for i in order]),
+        array("d", [values[i] for i in order]),
+    )
