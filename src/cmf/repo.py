@@ -219,13 +219,7 @@ class Repo:
             for a, r, first, chunk in collect.tails(self.folder, self.store, view.node, name)
             if (a, r) == (attempt, rank)
         ]
-        pieces = [
-            _Piece(
-                chunk.names, first, (min(chunk.times), max(chunk.times)), chunk.steps, chunk.columns[at], chunk.times
-            )
-            for first, chunk in tails
-            for at in (chunk.names.index(name),)
-        ]
+        pieces = [_piece(first, chunk, name) for first, chunk in tails]
         uncut = {(piece.names, piece.first): len(piece.steps) for piece in pieces}
         for ref in self.store.index.series(view.node, name):
             if (ref.attempt, ref.rank) != (attempt, rank):
