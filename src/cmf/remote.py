@@ -65,7 +65,6 @@ class HubClient:
             maxsize=4,
             retries=False,
             timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-            headers={"user-agent": "cmf"},
         )
 
     # ---- who we are ------------------------------------------------------------------------------------------------
@@ -112,9 +111,10 @@ class HubClient:
         """Return the hub's objects as they are granted under a scope."""
         return HubObjects(self, scope)
 
-    def wanted(self, samples: Iterable[Sample]) -> list[tuple[str, str]]:
-        """Return (digest, scope) of objects that the hub lacks of records in these streams."""
-        return self.ask("POST", "/v1/have", wire.Streams(streams=wire.from_samples(samples)), wire.Held).wanted
+    def wanted(self, streams: Iterable[bytes], after: tuple[str, str] | None = None) -> wire.Held:
+        """Return (digest, scope) of objects that the hub lacks in these streams' scopes: those behind ``after``."""
+        message = wire.Having(streams={stream.hex(): [] for stream in streams}, after=after)
+        return self.ask("POST", "/v1/have", message, wire.Held)
 
     def lineage(self, root: str, *, direction: Direction = "up", all_producers: bool = False) -> LineageAnswer:
         """Walk at the hub; the answer names the segments that hold every record about what was met."""
@@ -145,7 +145,7 @@ class HubClient:
     def _frames(self, path: str, message: Any) -> tuple[list[bytes], bool]:
         """Send a JSON message; return the segments of the bulk answer, and whether there are more to ask for."""
         with self.request("POST", path, wire.encode(message)) as response:
-            return _segments(_bounded(response, ANSWER_BYTES_MAX))
+            return _framed(_bounded(response, ANSWER_BYTES_MAX), wire.SEGMENT)
 
     @contextlib.contextmanager
     def request(
@@ -159,7 +159,11 @@ class HubClient:
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Make one request; raise what the hub answered, as the error that it is."""
         token = self.token() if with_token else ""
-        sent = {"content-type": "application/json" if isinstance(body, bytes) else "application/octet-stream"}
+        sent = {
+            "content-type": "application/json" if isinstance(body, bytes) else "application/octet-stream",
+            "accept-encoding": urllib3.util.SKIP_HEADER,
+            "user-agent": "cmf",
+        }
         sent |= {"authorization": f"Bearer {token}"} if token else {}
         retries = Retry(connect=2, read=2 if method == "GET" else 0, redirect=0, status=0, other=0, backoff_factor=0.2)
         try:
@@ -200,10 +204,14 @@ class HubClient:
 
 
 class HubPeer:
-    """A hub as one end of a transfer."""
+    """A hub as one end of a transfer.
+
+    ``wanted``: what it lacks, as `HubClient.wanted` has it, if its answers have told all of that already.
+    """
 
     def __init__(self, client: HubClient) -> None:
         self._client = client
+        self.wanted: wire.Held | None = None
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return sampled positions of the hub's streams in a view."""
@@ -212,8 +220,9 @@ class HubPeer:
 
     def have(self, samples: Iterable[Sample]) -> Mapping[bytes, tuple[Head, ...]]:
         """Return what the hub holds of these streams."""
-        message = wire.Streams(streams=wire.from_samples(samples))
+        message = wire.Having(streams=wire.from_samples(samples))
         held = self._client.ask("POST", "/v1/have", message, wire.Held)
+        self.wanted = held
         return {wire.raw(stream): tuple(wire.to_heads(points)) for stream, points in held.streams.items()}
 
     def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
@@ -241,28 +250,37 @@ class HubPeer:
         """Send segments in batches; return what the hub says of each as its batch is answered."""
         batch: list[bytes] = []
         size = 0
+        before, self.wanted = self.wanted, None
+        alone = before is not None and not before.more
         for segment in segments:
             if batch and size + len(segment) > wire.PUSH_BYTES:
-                yield from self._send(batch)
-                batch, size = [], 0
+                yield from self._send(batch)[0]
+                batch, size, alone = [], 0, False
             batch.append(segment)
             size += len(segment)
-        if batch:
-            yield from self._send(batch)
+        if not batch:
+            self.wanted = before
+            return
+        found, end = self._send(batch, wanted=alone)
+        if alone and before is not None and not end.more:
+            self.wanted = wire.Held(wanted=list(dict.fromkeys([*before.wanted, *end.wanted])))
+        yield from found
 
-    def _send(self, batch: Sequence[bytes]) -> list[Admission]:
+    def _send(self, batch: Sequence[bytes], *, wanted: bool = False) -> tuple[list[Admission], wire.End]:
         body = b"".join(wire.frame(wire.SEGMENT, segment) for segment in batch)
         octets = {"content-type": "application/octet-stream"}
-        with self._client.request("POST", "/v1/push", body, headers=octets) as response:
+        with self._client.request("POST", f"/v1/push{'?wanted=true' * wanted}", body, headers=octets) as response:
             answer = _bounded(response, ANSWER_BYTES_MAX)
-        found = [wire.decode(data, Admission) for tag, data in wire.frames(answer) if tag == wire.ADMISSION]
+        frames = list(wire.frames(answer))
+        found = [wire.decode(data, Admission) for tag, data in frames if tag == wire.ADMISSION]
         if len(found) != len(batch):
             raise UnreachableError(
                 f"The hub {self._client.url} answered for {len(found)} of {len(batch)} segments.",
                 hint="Run the command again: what it took in stays.",
                 kind="hub",
             )
-        return found
+        ends = [wire.decode(data, wire.End) for tag, data in frames if tag == wire.END]
+        return found, ends[-1] if ends else wire.End(count=len(found), more=True)
 
 
 class HubIndex:
@@ -346,6 +364,64 @@ class HubObjects:
                 return wire.decode(_bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
         except UnreachableError as error:
             raise (broken[0] if broken else error) from None
+
+    def put_all(self, found: Iterable[wire.Small]) -> Iterator[tuple[wire.Small, errors.CmfError | None]]:
+        """Send small objects under the scope, many in a request; say of each, as it is answered, why it was not taken.
+
+        A manifest comes behind the last of its files.
+        """
+        batch: list[wire.Small] = []
+        frames: list[bytes] = []
+        size = 0
+        for small in found:
+            data = wire.frame(wire.OBJECT, wire.from_small(small))
+            if batch and (size + len(data) > wire.BULK_BYTES_MAX or len(batch) == wire.BULK_MAX):
+                yield from self._put_batch(batch, b"".join(frames))
+                batch, frames, size = [], [], 0
+            batch.append(small)
+            frames.append(data)
+            size += len(data)
+        if batch:
+            yield from self._put_batch(batch, b"".join(frames))
+
+    def _put_batch(
+        self, batch: Sequence[wire.Small], body: bytes
+    ) -> Iterator[tuple[wire.Small, errors.CmfError | None]]:
+        path = "/v1/objects?" + urllib.parse.urlencode({"scope": self._scope})
+        octets = {"content-type": "application/octet-stream"}
+        with self._client.request("POST", path, body, headers=octets) as response:
+            answer = wire.decode(_bounded(response, ANSWER_BYTES_MAX), wire.Taken)
+        count = answer.count + len(answer.refused)
+        if count != len(batch):
+            raise UnreachableError(
+                f"The hub {self._client.url} answered for {count} of {len(batch)} objects.",
+                hint="Run the command again: what it took in stays.",
+                kind="hub",
+            )
+        refused = {
+            why.digest: errors.from_http(why.status, why.message, hint=why.hint, kind=why.kind)
+            for why in answer.refused
+        }
+        for small in batch:
+            yield small, refused.get(small.digest)
+
+    def get_all(self, asked: Iterable[str]) -> Iterator[Sequence[wire.Small]]:
+        """Yield objects, a page at a time, in the order asked for; what may not be read is left out.
+
+        Of a large one there are no bytes: `open` has them. They are not verified yet: `put` into a store does it.
+        """
+        left = [check_name(digest) for digest in asked]
+        while left:
+            part = left[: wire.MISSING_MAX]
+            message = wire.encode(wire.Digests(digests=part))
+            with self._client.request("POST", "/v1/objects/get", message) as response:
+                frames, more = _framed(_bounded(response, ANSWER_BYTES_MAX), wire.OBJECT)
+            found = [wire.to_small(data) for data in frames]
+            names = {digest: at for at, digest in enumerate(part)}
+            if any(small.digest not in names for small in found) or (more and not found):
+                raise CorruptError("The hub answered with objects that were not asked for.", kind="wire")
+            yield found
+            left = left[names[found[-1].digest] + 1 if more else len(part) :]
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Return (digest, size) of every object sent under the scope, sorted by digest."""
@@ -454,11 +530,11 @@ def _bounded(response: urllib3.BaseHTTPResponse, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-def _segments(body: bytes) -> tuple[list[bytes], bool]:
+def _framed(body: bytes, wanted: int) -> tuple[list[bytes], bool]:
     found = []
     end: wire.End | None = None
     for tag, data in wire.frames(body):
-        if tag == wire.SEGMENT:
+        if tag == wanted:
             found.append(data)
         elif tag == wire.END:
             end = wire.decode(data, wire.End)

@@ -5,19 +5,20 @@ Composes `transfer`, `collect` and a hub's client. Remembers nothing: a rerun is
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from cmf import collect, transfer
-from cmf.errors import CmfError, ConflictError, NotFoundError
+from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import views
 from cmf.model import digest as digests
-from cmf.model import encoding
+from cmf.model import encoding, wire
 from cmf.model.exchange import Admission, View
 from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
@@ -25,8 +26,6 @@ from cmf.store.sql import SqlStore
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient, HubObjects
-
-MISSING_BATCH = 1_000
 
 
 class Moved(msgspec.Struct):
@@ -69,16 +68,23 @@ def push(
     collect.collect(folder, store, objects, clock, cut=True)
     seal(folder, store, clock)
     moved = Moved(refused=[], scopes=[])
-    _admit(moved, transfer.transfer(transfer.LocalPeer(store), hub.peer, View(own=True)), progress)
-    wanted: dict[str, list[str]] = defaultdict(list)
-    for digest, scope in hub.wanted(store.samples(View(own=True))):
-        wanted[scope].append(digest)
+    peer = hub.peer
+    _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, View(own=True)), progress)
+    streams = [sample.stream for sample in store.samples(View(own=True))]
+    held = peer.wanted or hub.wanted(streams)
+    while True:
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for digest, scope in held.wanted:
+            wanted[scope].append(digest)
+        for scope, lacking in sorted(wanted.items()):
+            _send(hub.objects(scope), objects, lacking, moved, progress, lacking=True)
+        if not held.more:
+            break
+        held = hub.wanted(streams, held.wanted[-1])
     if data:
-        for scope, found in store.index.artifacts_by_scope(_own_scopes(store)).items():
-            wanted[scope] += found
-    for scope, asked in sorted(wanted.items()):
-        _send(hub.objects(scope), objects, list(dict.fromkeys(asked)), moved, progress)
-    if not data:
+        for scope, asked in sorted(store.index.artifacts_by_scope(_own_scopes(store)).items()):
+            _send(hub.objects(scope), objects, asked, moved, progress)
+    else:
         _count_stayed(store, moved)
     return moved
 
@@ -112,9 +118,10 @@ def pull(
         asked = store.index.execution_nodes(View(scopes=tuple(scopes)))
     if data:
         nodes = store.index.nodes(asked)
+        wanted: dict[str, None] = {}
         for view in store.index.executions(list(nodes.values())).values():
-            wanted = [*needed(view), *store.index.series_objects(view.node)]
-            _fetch(hub.objects(view.scope), objects, wanted, moved, progress)
+            wanted.update(dict.fromkeys([*needed(view), *store.index.series_objects(view.node)]))
+        _fetch(hub.objects(""), objects, list(wanted), moved, progress)  # what may be read depends on no scope
         _note_kept(store, objects)
     return moved
 
@@ -142,37 +149,78 @@ def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) ->
     moved.scopes = sorted(scopes)
 
 
-def _send(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
-    """Send objects that the hub lacks under a scope; a folder's files before its manifest."""
-    files: list[str] = []
-    folders: list[str] = []
+def _send(
+    remote: HubObjects,
+    objects: LocalObjects,
+    asked: Sequence[str],
+    moved: Moved,
+    progress: Progress,
+    *,
+    lacking: bool = False,
+) -> None:
+    """Send objects that the hub lacks under a scope; a folder's files before its manifest.
+
+    ``lacking``: the hub has said that it lacks these, so only a folder's files are asked about.
+    """
+    files: dict[str, None] = {}
+    folders: dict[str, None] = {}
+    members: dict[str, None] = {}
     for digest in asked:
-        (folders if digest.startswith(digests.TREE) else files).append(digests.object_of(digest))
+        (folders if digest.startswith(digests.TREE) else files)[digests.object_of(digest)] = None
     for folder in folders:
         try:
             entries = manifest.decode(read(objects, folder))
         except NotFoundError:
             continue
-        files += [entry.digest for entry in entries]
-    for group in (files, folders):
-        for at in range(0, len(group), MISSING_BATCH):
-            for digest in remote.absent(list(dict.fromkeys(group[at : at + MISSING_BATCH]))):
-                try:
-                    with objects.open(digest) as source:
-                        size = remote.put(digest, source, folder=group is folders)
-                except NotFoundError:
-                    moved.stayed += 1
-                    continue
-                moved.objects += 1
-                moved.object_bytes += size
-                progress("objects", 1)
+        members.update((entry.digest, None) for entry in entries if entry.digest not in files)
+    sure = {*files, *folders} if lacking else set()
+    absent = sure.union(remote.absent([digest for digest in {**files, **members, **folders} if digest not in sure]))
+    for group in ({**files, **members}, folders):
+        wanted = [digest for digest in group if digest in absent]
+        small = _small(remote, objects, wanted, moved, progress, folder=group is folders)
+        for sent, refused in remote.put_all(small):
+            _note_sent(moved, len(sent.data), refused, progress)
+
+
+def _small(
+    remote: HubObjects,
+    objects: LocalObjects,
+    wanted: Iterable[str],
+    moved: Moved,
+    progress: Progress,
+    *,
+    folder: bool,
+) -> Iterator[wire.Small]:
+    """Yield the small ones of some objects that are here; send the large ones on the way."""
+    for digest in wanted:
+        try:
+            if objects.size(digest) <= wire.SMALL_BYTES:
+                yield wire.Small(digest, read(objects, digest), folder)
+                continue
+            with objects.open(digest) as source:
+                _note_sent(moved, remote.put(digest, source, folder=folder), None, progress)
+        except NotFoundError:
+            moved.stayed += 1
+        except UsageError as error:
+            _note_sent(moved, 0, error, progress)
+
+
+def _note_sent(moved: Moved, size: int, refused: CmfError | None, progress: Progress) -> None:
+    if refused is None:
+        moved.objects += 1
+        moved.object_bytes += size
+        progress("objects", 1)
+    elif refused.kind == "members":
+        moved.stayed += 1  # a file of the folder stayed, so the folder does too
+    else:
+        raise refused
 
 
 def _fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
     """Fetch the objects that are not here yet: files and manifests, then the files of every manifest that is here."""
     _fetch_files(remote, objects, [digests.object_of(digest) for digest in asked], moved, progress)
     members: list[str] = []
-    for digest in asked:
+    for digest in dict.fromkeys(asked):
         if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
             members += [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
     _fetch_files(remote, objects, members, moved, progress)
@@ -181,16 +229,28 @@ def _fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], move
 def _fetch_files(
     remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress
 ) -> None:
-    for digest in objects.absent(list(dict.fromkeys(asked))):
-        try:
-            with remote.open(digest) as source:
-                size = objects.put(digest, source)
-        except NotFoundError:
-            moved.stayed += 1
-            continue
-        moved.objects += 1
-        moved.object_bytes += size
-        progress("objects", 1)
+    """Fetch the small ones a page at a time, each page durable before the next; then the large ones."""
+    lacking = dict.fromkeys(objects.absent(dict.fromkeys(asked)))
+    large = []
+    for page in remote.get_all(lacking):
+        for small in page:
+            if small.large:
+                large.append(small.digest)
+                continue
+            size = objects.put(small.digest, small.data, durable=False)
+            lacking.pop(small.digest, None)
+            moved.objects += 1
+            moved.object_bytes += size
+            progress("objects", 1)
+        objects.flush()
+    for digest in large:
+        with contextlib.suppress(NotFoundError), remote.open(digest) as source:
+            size = objects.put(digest, source)
+            lacking.pop(digest, None)
+            moved.objects += 1
+            moved.object_bytes += size
+            progress("objects", 1)
+    moved.stayed += len(lacking)
 
 
 def _own_scopes(store: SqlStore) -> list[str]:

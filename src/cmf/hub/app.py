@@ -33,6 +33,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 AnyRequest = Request[Any, Any, Any]
 Under = Annotated[str, Parameter(query="scope", description="The scope that the object is sent under.")]
+AsksWanted = Annotated[
+    bool, Parameter(query="wanted", description="The end frame names the objects that these scopes lack.")
+]
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
 
@@ -83,17 +86,17 @@ def streams(request: AnyRequest, data: wire.Asked) -> wire.Streams:
 
 
 @post("/v1/have", sync_to_thread=True, status_code=200)
-def have(request: AnyRequest, data: wire.Streams) -> wire.Held:
+def have(request: AnyRequest, data: wire.Having) -> wire.Held:
     """Return what this hub holds of the caller's streams, and which of their objects it still lacks."""
     return _hub(request).have(_caller(request), data)
 
 
 @post("/v1/push", status_code=200, media_type=BULK, request_max_body_size=wire.PUSH_BYTES_MAX)
-async def push(request: AnyRequest) -> Stream:
+async def push(request: AnyRequest, *, asks_wanted: AsksWanted = False) -> Stream:
     """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
     body = await request.body()
     hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
-    frames = await asyncio.to_thread(hub.push, caller, body)
+    frames = await asyncio.to_thread(lambda: hub.push(caller, body, wanted=asks_wanted))
     return Stream(frames, media_type=BULK)
 
 
@@ -125,6 +128,25 @@ def query(request: AnyRequest, data: Ask) -> Answer:
 def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
     """Return which objects were not yet sent under a scope."""
     return _hub(request).missing(_caller(request), data)
+
+
+@post("/v1/objects", status_code=200, request_max_body_size=wire.BULK_BYTES_MAX)
+async def put_objects(request: AnyRequest, under: Under) -> wire.Taken:
+    """Take in many small objects under a scope. The body is object frames: files before a manifest of theirs."""
+    hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
+    if not caller.may("write", under):
+        raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
+    body = await request.body()
+    return await asyncio.to_thread(hub.put_all, caller, under, body)
+
+
+@post("/v1/objects/get", sync_to_thread=True, status_code=200, media_type=BULK)
+def get_objects(request: AnyRequest, data: wire.Digests) -> Response[bytes]:
+    """Return the next page of object frames, in the order asked for, then an end frame; unreadable ones are left out.
+
+    If the end frame says more, ask on behind the last object of the page.
+    """
+    return Response(_hub(request).get_all(_caller(request), data), media_type=BULK)
 
 
 @put("/v1/objects/{digest:str}", status_code=200, request_max_body_size=OBJECT_BYTES_MAX)
@@ -170,7 +192,7 @@ async def get_object(request: AnyRequest, digest: str) -> Stream:
 
 ROUTES = (
     *(about, enrol, streams, have, push, pull, get_segments, lineage, query),
-    *(missing, put_object, get_object, list_objects, revoke_object),
+    *(missing, put_objects, get_objects, put_object, get_object, list_objects, revoke_object),
 )
 
 

@@ -6,12 +6,12 @@ Safe to call from several threads. Times come from the caller's clock in `Hub.no
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from cmf import signing
-from cmf.errors import DeniedError, NotFoundError, UsageError
+from cmf import errors, signing
+from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
 from cmf.graph import lineage
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub.auth import Auth, Caller
@@ -20,7 +20,7 @@ from cmf.model import digest as digests
 from cmf.model import segment as segments
 from cmf.model import wire
 from cmf.model.exchange import View
-from cmf.objects import manifest, read
+from cmf.objects import check_name, manifest, mismatched, read
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
@@ -62,6 +62,9 @@ class Hub:
                 "segment_bytes": segments.WIRE_BYTES_MAX,
                 "streams": wire.STREAMS_MAX,
                 "missing": wire.MISSING_MAX,
+                "objects_bytes": wire.BULK_BYTES_MAX,
+                "objects": wire.BULK_MAX,
+                "object_bytes": wire.SMALL_BYTES,
             },
             principal=caller.name if caller else "",
             roles=list(caller.roles) if caller else [],
@@ -73,7 +76,7 @@ class Hub:
         """Return sampled positions of the readable streams in a view."""
         return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked.scopes))))
 
-    def have(self, caller: Caller, asked: wire.Streams) -> wire.Held:
+    def have(self, caller: Caller, asked: wire.Having) -> wire.Held:
         """Return what this hub holds of some streams, and which objects of theirs it still lacks.
 
         A stream in a scope that the caller may neither read nor write is as one that isn't held.
@@ -89,39 +92,52 @@ class Hub:
                 seen.append(sample)
             if caller.may("write", found[0]):
                 scopes.add(found[0])
-        return wire.Held(streams=wire.from_heads(self.store.have(seen)), wanted=self._wanted(sorted(scopes)))
+        wanted = self._wanted(sorted(scopes), asked.after)
+        return wire.Held(
+            streams=wire.from_heads(self.store.have(seen)),
+            wanted=wanted[: wire.WANTED_MAX],
+            more=len(wanted) > wire.WANTED_MAX,
+        )
 
-    def _wanted(self, scopes: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the objects that records of some scopes name and that were not sent there, some at a time."""
-        promised = self.store.promised(scopes) if scopes else []
-        came = []
+    def _wanted(self, scopes: Sequence[str], after: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+        """Return the objects that records of some scopes name and that were not sent there, behind one of them."""
+        promised: dict[str, list[str]] = {}
+        for digest, scope in self.store.promised(scopes) if scopes else []:
+            if after is None or (scope, digest) > (after[1], after[0]):
+                promised.setdefault(scope, []).append(digest)
+        came: list[tuple[str, str]] = []
         wanted: list[tuple[str, str]] = []
-        for digest, scope in promised:
-            if self.auth.granted(scope, [digests.object_of(digest)]):
-                came.append((digest, scope))
-            elif len(wanted) < wire.WANTED_MAX:
-                wanted.append((digest, scope))
+        for scope, named in promised.items():
+            granted = self.auth.granted(scope, [digests.object_of(digest) for digest in named])
+            for digest in named:
+                (came if digests.object_of(digest) in granted else wanted).append((digest, scope))
         if came:
             self.store.kept(came)
         return wanted
 
-    def push(self, caller: Caller, body: bytes) -> Iterator[bytes]:
+    def push(self, caller: Caller, body: bytes, *, wanted: bool = False) -> Iterator[bytes]:
         """Admit the segments of a body; return a frame that says what became of each, then the end.
 
         Each is committed before its frame is made. A body that is not segment frames is refused before anything is.
+        ``wanted``: the end says which objects are lacking in the scopes of these segments.
         """
-        found = list(_segments(body))
-        return self._push(caller, found)
+        found = list(_framed(body, wire.SEGMENT, "push"))
+        return self._push(caller, found, wanted=wanted)
 
-    def _push(self, caller: Caller, found: list[bytes]) -> Iterator[bytes]:
+    def _push(self, caller: Caller, found: list[bytes], *, wanted: bool) -> Iterator[bytes]:
         def authorize(scope: str, key: bytes, _: str) -> None:
             self.auth.authorize(caller, scope, key)
 
         count = 0
+        scopes = set()
         for admission in LocalPeer(self.store, authorize=authorize).admit(found):
             count += 1
+            if admission.outcome != "refused" and caller.may("write", admission.scope):
+                scopes.add(admission.scope)
             yield wire.frame(wire.ADMISSION, wire.encode(admission))
-        yield wire.frame(wire.END, wire.encode(wire.End(count=count)))
+        lacking = self._wanted(sorted(scopes)) if wanted else []
+        end = wire.End(count=count, wanted=lacking[: wire.WANTED_MAX], more=len(lacking) > wire.WANTED_MAX)
+        yield wire.frame(wire.END, wire.encode(end))
 
     def pull(self, caller: Caller, asked: wire.Asked) -> bytes:
         """Return the next page of readable segments in a view beyond what the caller holds."""
@@ -183,18 +199,86 @@ class Hub:
         self._writes(caller, scope)
         size = self.objects.put(digest, source)
         if folder:
-            members = [entry.digest for entry in manifest.decode(read(self.objects, digest))]
-            lacking = set(members) - self.auth.granted(scope, members)
-            if lacking:
-                raise UsageError(
-                    f"The folder {digest} has {len(lacking)} files that were not sent under {scope} yet.",
-                    hint="Send them first.",
-                    kind="members",
-                )
-        self.auth.grant(scope, digest)
-        kept = [(digest, scope), (digests.TREE + digest.removeprefix(digests.FILE), scope)]
-        self.store.kept(kept if folder else kept[:1])
+            self._check_members(scope, digest, read(self.objects, digest))
+        self._grant(scope, {digest: folder})
         return size
+
+    def put_all(self, caller: Caller, scope: str, body: bytes) -> wire.Taken:
+        """Take in the small objects of a body under a scope, in order; grant those that verify, all at once.
+
+        They are durable before any is granted. A body that is not objects' frames is refused before anything is kept.
+        """
+        self._writes(caller, scope)
+        found = [wire.to_small(data) for data in _framed(body, wire.OBJECT, "set of objects")]
+        if len(found) > wire.BULK_MAX:
+            raise UsageError(f"{len(found)} objects at once are over the limit of {wire.BULK_MAX}.", kind="limit")
+        taken: dict[str, bool] = {}
+        refused: list[wire.NotTaken] = []
+        for small in found:
+            try:
+                self._put_small(scope, small, taken)
+            except (CorruptError, UsageError, UnsupportedError) as error:
+                refused.append(_not_taken(small.digest, error))
+        self.objects.flush()
+        self._grant(scope, taken)
+        return wire.Taken(count=len(found) - len(refused), refused=refused)
+
+    def _put_small(self, scope: str, small: wire.Small, taken: dict[str, bool]) -> None:
+        """Take in one of some objects; it is durable and granted only with all of them."""
+        if small.large or len(small.data) > wire.SMALL_BYTES:
+            raise UsageError(
+                f"Object {small.digest} is over the limit of {wire.SMALL_BYTES} bytes for one sent with others.",
+                hint="Send it by itself.",
+                kind="limit",
+            )
+        if small.folder:
+            actual = digests.file_digest(small.data)
+            if actual != small.digest:
+                raise mismatched(small.digest, actual)
+            self._check_members(scope, small.digest, small.data, taken)
+        self.objects.put(small.digest, small.data, durable=False)
+        taken[small.digest] = small.folder or taken.get(small.digest, False)
+
+    def _check_members(self, scope: str, digest: str, data: bytes, taken: Container[str] = ()) -> None:
+        """Check that every file of a folder was sent under a scope, or is among those being taken in."""
+        members = [entry.digest for entry in manifest.decode(data) if entry.digest not in taken]
+        lacking = set(members) - self.auth.granted(scope, members)
+        if lacking:
+            raise UsageError(
+                f"The folder {digest} has {len(lacking)} files that were not sent under {scope} yet.",
+                hint="Send them first.",
+                kind="members",
+            )
+
+    def _grant(self, scope: str, taken: Mapping[str, bool]) -> None:
+        """Grant objects under a scope in one transaction, and note that they came: digest -> is it a manifest."""
+        kept = []
+        with self._dialect.write(durable=True):
+            for digest, folder in taken.items():
+                self.auth.grant(scope, digest)
+                kept.append((digest, scope))
+                if folder:
+                    kept.append((digests.TREE + digest.removeprefix(digests.FILE), scope))
+            self.store.kept(kept)
+
+    def get_all(self, caller: Caller, asked: wire.Digests) -> bytes:
+        """Return a page of objects in the order asked for: those that the caller may read, large ones without bytes."""
+        if len(asked.digests) > wire.MISSING_MAX:
+            raise UsageError(f"{len(asked.digests)} objects at once are over the limit.", kind="limit")
+        for digest in asked.digests:
+            check_name(digest)
+        return _page(self._readable(caller, asked.digests), wire.OBJECT)
+
+    def _readable(self, caller: Caller, asked: Sequence[str]) -> Iterator[bytes]:
+        for digest in asked:
+            if not self.auth.may_read(caller, digest):
+                continue
+            try:
+                large = self.objects.size(digest) > wire.SMALL_BYTES
+                data = b"" if large else read(self.objects, digest, wire.SMALL_BYTES)
+            except NotFoundError:
+                continue
+            yield wire.from_small(wire.Small(digest, data, large=large))
 
     def sent(self, caller: Caller, scope: str, after: str) -> list[tuple[str, int]]:
         """Return (digest, size) of the next objects sent under a readable scope."""
@@ -221,22 +305,27 @@ class Hub:
             raise DeniedError(f"{caller.name} may not write in {scope[:200]}.", kind="scope")
 
 
-def _segments(body: bytes) -> Iterator[bytes]:
+def _not_taken(digest: str, error: CmfError) -> wire.NotTaken:
+    status = errors.http_status(error)
+    return wire.NotTaken(digest=digest, kind=error.kind, message=error.message, hint=error.hint, status=status)
+
+
+def _framed(body: bytes, wanted: int, what: str) -> Iterator[bytes]:
     for tag, data in wire.frames(body):
-        if tag != wire.SEGMENT:
-            raise UsageError(f"A push holds a frame of kind {tag}.", kind="wire")
+        if tag != wanted:
+            raise UsageError(f"A {what} holds a frame of kind {tag}.", kind="wire")
         yield data
 
 
-def _page(found: Iterator[bytes]) -> bytes:
+def _page(found: Iterator[bytes], tag: int = wire.SEGMENT) -> bytes:
     """Return frames of up to `wire.PULL_BYTES`, one at least, and an end that says whether more follow."""
     parts: list[bytes] = []
     size = 0
-    for segment in found:
-        if size and size + len(segment) > wire.PULL_BYTES:
+    for data in found:
+        if size and size + len(data) > wire.PULL_BYTES:
             parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts), more=True))))
             return b"".join(parts)
-        parts.append(wire.frame(wire.SEGMENT, segment))
-        size += len(segment)
+        parts.append(wire.frame(tag, data))
+        size += len(data)
     parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts)))))
     return b"".join(parts)

@@ -1,22 +1,26 @@
 """What travels between a hub and its clients: bulk frames, and the plain questions and answers in JSON.
 
 A bulk body is frames of ``u8 tag · u32 length · bytes``, little-endian: 1 a segment's wire bytes, 2 an `Admission`,
-3 the `End`. Stream ids and hashes are hex.
+3 the `End`, 4 a small object: ``u8 flags · 32-byte hash · its bytes``. Stream ids and hashes are hex.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from cmf.errors import CorruptError
+from cmf.model import digest as digests
 from cmf.model.exchange import Head, Sample
 from cmf.model.segment import WIRE_BYTES_MAX
 
-SEGMENT, ADMISSION, END = 1, 2, 3
+SEGMENT, ADMISSION, END, OBJECT = 1, 2, 3, 4
+FOLDER, LARGE = 1, 2
+"""Flags of an object: it is a folder's manifest; it is too large for a frame, whose bytes are left out."""
+
 API_VERSION = 1
 FRAME_BYTES_MAX = WIRE_BYTES_MAX + 64
 JSON_BYTES_MAX = 32 << 20
@@ -25,10 +29,16 @@ PUSH_BYTES_MAX = 16 << 20
 PUSH_BYTES = 4 << 20
 PULL_BYTES = 8 << 20
 MISSING_MAX = 10_000
-WANTED_MAX = 1_000
+WANTED_MAX = 10_000
 HASHES_MAX = 100_000
+SMALL_BYTES = 256 << 10
+"""An object up to this size travels with others in one body; a larger one has a request of its own."""
+
+BULK_BYTES_MAX = 4 << 20
+BULK_MAX = 2_500
 
 _FRAME = struct.Struct("<BI")
+_OBJECT = struct.Struct("<B32s")
 _Message = TypeVar("_Message")
 
 
@@ -56,11 +66,22 @@ class Streams(msgspec.Struct, frozen=True, kw_only=True):
     streams: dict[str, list[tuple[int, str]]] = {}
 
 
+class Having(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Streams asked about by their sampled positions (or none); ``after``: where the last ``wanted`` list ended."""
+
+    streams: dict[str, list[tuple[int, str]]] = {}
+    after: tuple[str, str] | None = None
+
+
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hub holds of the streams asked about; ``wanted`` are (digest, scope) of objects that it still lacks."""
+    """What a hub holds of the streams asked about.
+
+    ``wanted`` are (digest, scope) of objects that it still lacks, by scope and digest; ``more``: others follow.
+    """
 
     streams: dict[str, list[tuple[int, str]]] = {}
     wanted: list[tuple[str, str]] = []
+    more: bool = False
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +104,12 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     digests: list[str]
 
 
+class Digests(msgspec.Struct, frozen=True, kw_only=True):
+    """Small objects asked for by digest."""
+
+    digests: list[str]
+
+
 class Enrol(msgspec.Struct, frozen=True, kw_only=True):
     """An invited site presents its code, its public key (hex) and its name."""
 
@@ -99,11 +126,15 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     roles: list[Role]
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
-    """The last frame: how many went before, and whether there is more to ask for."""
+class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last frame: how many went before, and whether there is more to ask for.
+
+    ``wanted``: after a push that asks for it, as `Held` has them, of the scopes of its segments.
+    """
 
     count: int
     more: bool = False
+    wanted: list[tuple[str, str]] = []
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +143,43 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     message: str = ""
     hint: str = ""
+
+
+class NotTaken(Problem, frozen=True, kw_only=True):
+    """Why one object of many was not taken in; ``status`` as if it had come alone."""
+
+    digest: str
+    status: int
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of objects sent together: how many are durable and granted, and each of the others."""
+
+    count: int
+    refused: list[NotTaken] = []
+
+
+class Small(NamedTuple):
+    """An object that travels with others. ``folder``: a manifest. ``large``: its bytes are not here."""
+
+    digest: str
+    data: bytes
+    folder: bool = False
+    large: bool = False
+
+
+def from_small(small: Small) -> bytes:
+    """Return what an object's frame holds."""
+    flags = FOLDER * small.folder | LARGE * small.large
+    return _OBJECT.pack(flags, bytes.fromhex(small.digest.removeprefix(digests.FILE))) + small.data
+
+
+def to_small(data: bytes) -> Small:
+    """Read what an object's frame holds; `CorruptError` for what it is not. The hash is not checked."""
+    if len(data) < _OBJECT.size or data[0] & ~(FOLDER | LARGE):
+        raise CorruptError("An object's frame cannot be read.", kind="wire")
+    flags, hash_ = _OBJECT.unpack_from(data)
+    return Small(digests.FILE + hash_.hex(), data[_OBJECT.size :], bool(flags & FOLDER), bool(flags & LARGE))
 
 
 def frame(tag: int, data: bytes) -> bytes:

@@ -25,7 +25,10 @@ from cmf.objects.source import Source, changing, disk_error, read_error
 SMALL_BYTES = CHUNK_BYTES
 """A file up to this size is read whole, so that one held already is never written again."""
 
-SYNC_BATCH = 64
+SYNC_BATCH = 32
+SYNC_THREADS = 8
+"""How many syncs of a large set wait for the disk at once: a file system answers those that wait together."""
+
 TEMPORARY = "tmp"
 _DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
@@ -44,6 +47,7 @@ class LocalObjects:
         self.folder = folder
         self._root = os.fspath(folder)
         self._lock = threading.Lock()
+        self._flushing = threading.Lock()
         self._unsynced: dict[str, None] = {}
         self._unsynced_folders: dict[str, None] = {}
 
@@ -166,16 +170,17 @@ class LocalObjects:
 
         After an `UnreachableError` they stay to be synced; what a disk has failed to write may be lost all the same.
         """
-        with self._lock:
-            files, folders = self._unsynced, self._unsynced_folders
-            self._unsynced, self._unsynced_folders = {}, {}
-        try:
-            _sync_all([*files, *folders])
-        except OSError as error:
+        with self._flushing:  # another thread's flush may have taken ours: it is to be waited for
             with self._lock:
-                self._unsynced = files | self._unsynced
-                self._unsynced_folders = folders | self._unsynced_folders
-            raise disk_error(error, "Objects cannot be made durable") from error
+                files, folders = self._unsynced, self._unsynced_folders
+                self._unsynced, self._unsynced_folders = {}, {}
+            try:
+                _sync_all([*files, *folders])
+            except OSError as error:
+                with self._lock:
+                    self._unsynced = files | self._unsynced
+                    self._unsynced_folders = folders | self._unsynced_folders
+                raise disk_error(error, "Objects cannot be made durable") from error
 
     def sweep(self, *, before: float) -> int:
         """Remove temporary files last written before a wall time (in seconds); return how many.
@@ -330,18 +335,30 @@ def _names(folder: str, pattern: re.Pattern[str]) -> Digests:
 
 
 def _sync_all(paths: Digests) -> None:
-    for at in range(0, len(paths), SYNC_BATCH):
-        with contextlib.ExitStack() as opened:
-            handles = []
-            for path in paths[at : at + SYNC_BATCH]:
-                try:
-                    handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                except FileNotFoundError:
-                    continue  # removed since
-                opened.callback(os.close, handles[-1])
-            if hasattr(os, "posix_fadvise") and len(handles) > 1:
-                # Starts the writing of all of them, so that the first sync commits their metadata in one go.
-                for handle in handles:
-                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    batches = [paths[at : at + SYNC_BATCH] for at in range(0, len(paths), SYNC_BATCH)]
+    if len(batches) < 2:
+        for batch in batches:
+            _sync_batch(batch)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(SYNC_THREADS, len(batches))) as pool:
+        for _ in pool.map(_sync_batch, batches):
+            pass  # raises what the syncing raised
+
+
+def _sync_batch(paths: Digests) -> None:
+    with contextlib.ExitStack() as opened:
+        handles = []
+        for path in paths:
+            try:
+                handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue  # removed since
+            opened.callback(os.close, handles[-1])
+        if hasattr(os, "posix_fadvise") and len(handles) > 1:
+            # Starts the writing of all of them, so that the first sync commits their metadata in one go.
             for handle in handles:
-                os.fsync(handle)
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        for handle in handles:
+            os.fsync(handle)

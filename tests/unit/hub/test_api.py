@@ -72,6 +72,8 @@ def test_anybody_may_ask_who_the_hub_is_and_nothing_else(hub: HubProcess) -> Non
         ("POST", "/v1/lineage"),
         ("POST", "/v1/query"),
         ("POST", "/v1/objects/missing"),
+        ("POST", "/v1/objects/get"),
+        ("POST", "/v1/objects?scope=a/b"),
         ("GET", "/v1/objects/sha256:" + "0" * 64),
         ("PUT", "/v1/objects/sha256:" + "0" * 64 + "?scope=a/b"),
     ):
