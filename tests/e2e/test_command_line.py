@@ -147,7 +147,7 @@ def test_status_tells_what_waits_and_verify_that_all_is_well(project: Path) -> N
     assert status["site"] == "lab"
     assert status["counts"]["execution"] == 2
     assert status["counts"]["pending"] > 0
-    assert "wait to be sealed" in cmf(project, "status").out
+    assert "waiting to be sealed" in cmf(project, "status").out
     assert "all good" in cmf(project, "verify").out
 
 

@@ -80,6 +80,11 @@ def size(count: int | None) -> str:
     return ""
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number of things: "1 object", "2,001 objects"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def moment(us: int | None) -> str:
     """Return a time in µs as local date and time."""
     if us is None:

@@ -129,7 +129,8 @@ def verify(as_json: bool) -> None:
     else:
         for problem in found.problems:
             click.echo(f"{click.style('wrong', fg='red')}  {problem.where}: {problem.what}")
-        good = f"{found.segments} segments and {found.objects} objects ({render.size(found.object_bytes)}) checked"
+        counted = f"{render.count(found.segments, 'segment')} and {render.count(found.objects, 'object')}"
+        good = f"{counted} ({render.size(found.object_bytes)}) checked"
         click.echo(f"{good}, all good." if not found.problems else f"{good}.")
     if found.problems:
         raise CorruptError(
@@ -146,18 +147,18 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
         return
     if moved.segments or moved.objects:
         click.echo(
-            f"{what} {moved.records} records in {moved.segments} segments, and {moved.objects} objects "
-            f"({render.size(moved.object_bytes)})."
+            f"{what} {render.count(moved.records, 'record')} in {render.count(moved.segments, 'segment')}, "
+            f"and {render.count(moved.objects, 'object')} ({render.size(moved.object_bytes)})."
         )
     elif not moved.refused:
         click.echo("Nothing new.")
     if moved.scopes:
         click.echo(f"  scopes: {', '.join(moved.scopes)}")
     if moved.known:
-        click.echo(f"  {moved.known} segments were there already")
+        click.echo(f"  there already: {render.count(moved.known, 'segment')}")
     if moved.stayed:
         more = f" ({render.size(moved.stayed_bytes)}); --data sends them" if what == "Pushed" else ""
-        click.echo(f"  {moved.stayed} objects stayed behind{more}")
+        click.echo(f"  stayed behind: {render.count(moved.stayed, 'object')}{more}")
 
 
 @contextlib.contextmanager

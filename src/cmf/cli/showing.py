@@ -118,13 +118,17 @@ def status(found: Status) -> None:
         f"Site [bold cyan]{escape(found.site)}[/bold cyan] [dim]({found.site_id[:12]})[/dim] in {escape(found.folder)}"
     )
     out.print(
-        f"  {counts['execution']} executions, {counts['artifact']} artifacts, {counts['event']} events in "
-        f"{counts['segment']} segments of {counts['stream']} streams"
+        f"  {', '.join(render.count(counts[kind], kind) for kind in ('execution', 'artifact', 'event'))} in "
+        f"{render.count(counts['segment'], 'segment')} of {render.count(counts['stream'], 'stream')}"
     )
     if found.running:
         out.print(f"  [cyan]{found.running} running[/cyan]")
     waiting = counts["pending"]
-    out.print(f"  {waiting} records wait to be sealed and pushed" if waiting else "  Everything recorded is sealed.")
+    out.print(
+        f"  waiting to be sealed and pushed: {render.count(waiting, 'record')}"
+        if waiting
+        else "  Everything recorded is sealed."
+    )
     if found.promised:
         out.print(f"  {found.promised} objects are known but not here ('cmf pull --data' brings them)")
     for name, url in found.remotes.items():
@@ -133,7 +137,7 @@ def status(found: Status) -> None:
         out.print("  No remote: 'cmf remote add origin URL' names a hub.", style="dim")
     if found.dropped:
         out.print(
-            f"  [yellow]{found.dropped} things could not be recorded, the first: {escape(found.dropped_first)}[/yellow]"
+            f"  [yellow]{render.count(found.dropped, 'thing')} could not be recorded, the first: {escape(found.dropped_first)}[/yellow]"
         )
     for problem in found.problems:
         out.print(f"  [red]A journal cannot be read: {escape(problem)}[/red]")

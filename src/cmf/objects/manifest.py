@@ -9,7 +9,6 @@ files are in it: a folder without files has a manifest without entries, and an e
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -77,7 +76,7 @@ def decode(data: bytes) -> list[Entry]:
     try:
         lines = _decoder.decode_lines(memoryview(data)[len(HEADER) :])
         entries = [_entry(line) for line in lines]
-    except (msgspec.MsgspecError, UnicodeError, binascii.Error, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
     try:
         fault = _fault([(raw_path(entry.path), entry) for entry in entries])

@@ -127,6 +127,7 @@ HOSTILE_BYTES = {
     "tagged nothing": HEADER + line("a").replace(b'"a"', b"{}"),
     "tagged twice": HEADER + line("a").replace(b'"a"', b'{"$b":"/w==","$c":""}'),
     "tagged with no base64": HEADER + line("a").replace(b'"a"', b'{"$b":"*"}'),
+    "tagged with letters beyond ASCII": HEADER + line("a").replace(b'"a"', '{"$b":"\x80gA=="}'.encode()),
     "tagged with loose base64": HEADER + line("a").replace(b'"a"', b'{"$b":"/x=="}'),
     "tagged parent": HEADER + line("a").replace(b'"a"', b'{"$b":"Li4v/w=="}'),
     "tagged absolute": HEADER + line("a").replace(b'"a"', b'{"$b":"L/8="}'),
