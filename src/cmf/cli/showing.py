@@ -137,7 +137,8 @@ def status(found: Status) -> None:
         out.print("  No remote: 'cmf remote add origin URL' names a hub.", style="dim")
     if found.dropped:
         out.print(
-            f"  [yellow]{render.count(found.dropped, 'thing')} could not be recorded, the first: {escape(found.dropped_first)}[/yellow]"
+            f"  [yellow]{render.count(found.dropped, 'thing')} could not be recorded, the first: "
+            f"{escape(found.dropped_first)}[/yellow]"
         )
     for problem in found.problems:
         out.print(f"  [red]A journal cannot be read: {escape(problem)}[/red]")
