@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 
-class Use(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Use(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One event as seen from its execution or its artifact. ``t`` in µs, ``size`` in bytes."""
 
     artifact: str
@@ -25,7 +25,7 @@ class Use(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     event: str = ""
 
 
-class Execution(msgspec.Struct, frozen=True, kw_only=True):
+class Execution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One recorded execution. Times in µs since 1970, ``duration`` in seconds or None while it runs.
 
     ``known`` is False for an execution that is referred to but whose birth is not in this store (promised).
@@ -75,7 +75,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
         return (self.ended - self.started) / 1e6
 
 
-class Artifact(msgspec.Struct, frozen=True, kw_only=True):
+class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One artifact and every event about it. ``names`` newest first; claims that differ are all in ``uses``."""
 
     digest: str
@@ -91,7 +91,7 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(use.name for use in newest if use.name))
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
+class Page(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Some executions, newest first; ``cursor`` asks for the next page, "" if there is none.
 
     ``complete`` is False if the scan budget ended before the page was full: ask again with the cursor.
@@ -102,7 +102,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True
 
 
-class Write(msgspec.Struct, frozen=True, kw_only=True):
+class Write(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One write to a register, for histories: newest first, the first that is not retracted counts."""
 
     scope: str
@@ -113,7 +113,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
     retracted: bool = False
 
 
-class ChunkRef(msgspec.Struct, frozen=True, kw_only=True):
+class ChunkRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One chunk of a series, where it starts and which object holds it."""
 
     names: tuple[str, ...]

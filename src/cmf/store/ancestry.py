@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from cmf.graph import nodes
 from cmf.graph.index import Edge, Node
@@ -17,22 +17,12 @@ from cmf.model import records as model
 from cmf.store.names import pipeline_of
 from cmf.store.sqlite import EACH, Connection, array, known
 
+# Plain tuples: a walk meets tens of thousands of them.
+Input: TypeAlias = tuple[int, int, int, int | None]
+"""An input event that no ``via`` explains: consumer, artifact, scope, and how large it says that is."""
 
-class _Input(NamedTuple):
-    """An input event that no ``via`` explains: who used what, in which scope, and how large it says that is."""
-
-    consumer: int
-    artifact: int
-    scope: int
-    size: int | None
-
-
-class _Producer(NamedTuple):
-    """An output event: which execution made an artifact, in which scope, and how large it says that is."""
-
-    execution: int
-    scope: int
-    size: int | None
+Producer: TypeAlias = tuple[int, int, int | None]
+"""An output event about an artifact: execution, scope, and how large it says that is."""
 
 
 def up(connection: Connection, executions: Sequence[Node]) -> list[Edge]:
@@ -46,7 +36,7 @@ def up(connection: Connection, executions: Sequence[Node]) -> list[Edge]:
     speaks = _Scopes(connection).speaks
     edges = [Edge(e, a, made_by, "via") for e, a, s, _, made_by, by in rows if made_by is not None and speaks(by, s)]
     recorded = {(edge.consumer, edge.artifact) for edge in edges}
-    found = dict.fromkeys(_Input(*row[:4]) for row in rows if (row[0], row[1]) not in recorded)
+    found = dict.fromkeys(row[:4] for row in rows if not recorded or row[:2] not in recorded)
     return list(dict.fromkeys(edges + list(_by_content(connection, list(found)))))
 
 
@@ -72,7 +62,7 @@ def down(connection: Connection, executions: Sequence[Node]) -> list[Edge]:
         (wanted,),
     ).fetchall()
     recorded = _recorded(connection, {row[0] for row in rows}, speaks)
-    inputs = [_Input(*row) for row in rows if (row[0], row[1]) not in recorded]
+    inputs = [row for row in rows if row[:2] not in recorded]
     asked = set(executions)
     edges += (edge for edge in _by_content(connection, inputs) if edge.producer in asked)
     return list(dict.fromkeys(edges))
@@ -114,25 +104,25 @@ def _small(used: int | None, made: int | None) -> bool:
     return size is not None and size < digests.SMALL_BYTES
 
 
-def _by_content(connection: Connection, inputs: Sequence[_Input]) -> Iterator[Edge]:
+def _by_content(connection: Connection, inputs: Sequence[Input]) -> Iterator[Edge]:
     """Yield the steps that content alone tells: to a sole producer in the same pipeline, else to possible ones."""
-    producers = _producers(connection, {used.artifact for used in inputs}) if inputs else {}
+    producers = _producers(connection, {artifact for _, artifact, _, _ in inputs}) if inputs else {}
     pipelines = _Scopes(connection)
-    for used in inputs:
+    for consumer, artifact, scope, used_size in inputs:
         others = {
-            made.execution: made.scope
-            for made in producers.get(used.artifact, ())
-            if made.execution != used.consumer and not _small(used.size, made.size)
+            execution: made_scope
+            for execution, made_scope, made_size in producers.get(artifact, ())
+            if execution != consumer and not _small(used_size, made_size)
         }
         if not others:
-            yield Edge(used.consumer, used.artifact, None, "source")
-        elif len(others) == 1 and pipelines.same_pipeline(used.scope, next(iter(others.values()))):
-            yield Edge(used.consumer, used.artifact, next(iter(others)), "content")
+            yield Edge(consumer, artifact, None, "source")
+        elif len(others) == 1 and pipelines.same_pipeline(scope, next(iter(others.values()))):
+            yield Edge(consumer, artifact, next(iter(others)), "content")
         else:
-            yield from (Edge(used.consumer, used.artifact, producer, "possible") for producer in others)
+            yield from (Edge(consumer, artifact, producer, "possible") for producer in others)
 
 
-def _producers(connection: Connection, artifacts: set[int]) -> dict[int, list[_Producer]]:
+def _producers(connection: Connection, artifacts: set[int]) -> dict[int, list[Producer]]:
     """Return every output event about each artifact, those of reproductions left out."""
     rows = connection.execute(
         "SELECT DISTINCT o.a, o.e, o.s, o.size "
@@ -141,10 +131,10 @@ def _producers(connection: Connection, artifacts: set[int]) -> dict[int, list[_P
     ).fetchall()
     speaks = _Scopes(connection).speaks
     left_out = _reproductions(connection, {(e, s) for _, e, s, _ in rows}, speaks)
-    found: dict[int, list[_Producer]] = defaultdict(list)
-    for a, *made in rows:
-        if made[0] not in left_out:
-            found[a].append(_Producer(*made))
+    found: dict[int, list[Producer]] = defaultdict(list)
+    for a, e, s, size in rows:
+        if e not in left_out:
+            found[a].append((e, s, size))
     return found
 
 

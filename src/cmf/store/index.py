@@ -99,7 +99,7 @@ class SqlIndex:
         for a in nodes:
             if a in keys and keys[a][:1] in (b"f", b"t"):
                 about = uses.get(a, [])
-                newest = sorted(about, key=lambda use: (use.t, use.event), reverse=True)
+                newest = about[::-1]
                 found[a] = views.Artifact(
                     digest=digests.unpack(keys[a]),
                     name=next((use.name for use in newest if use.name), ""),
@@ -301,7 +301,7 @@ class SqlIndex:
         """Return (id, scope that carries it) of every record about some executions.
 
         These are their births, properties, series, links and events, the artifacts of these events, what is said of
-        all these records and artifacts in the same scopes, and the labels of those scopes.
+        all these records and artifacts in the same scopes or above them, and the labels of those scopes.
         """
         own = {e: scope_of(key) for e, key in _keys(connection, executions).items() if key[:1] == b"e"}
         wanted = (array(list(own)),)
@@ -317,7 +317,8 @@ class SqlIndex:
             found.add((digests.sha256(encoding.encode(model.Artifact(digest=digests.unpack(key)))), own[e]))
             subjects |= known(connection, [key])
         subjects |= known(connection, [b"s" + scope.encode() for scope in set(own.values())])
-        heard = {scope for _, scope in found}
+        # What counts is said in the same scope or above it: a retraction there hides the copies below.
+        heard = {above for scope in {scope for _, scope in found} for above in _and_above(scope)}
         said = _said(connection, _ABOUT_SUBJECTS, (array(list(subjects.values())),))
         return found | {(record, scope) for record, scope in said if scope in heard}
 
@@ -336,6 +337,11 @@ _ABOUT_SAID = (
     ),
 )
 _ABOUT_SUBJECTS = _ABOUT_SAID[:2]
+
+
+def _and_above(scope: str) -> list[str]:
+    parts = scope.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _said(connection: Connection, questions: Sequence[str], arguments: tuple[str]) -> set[tuple[bytes, str]]:

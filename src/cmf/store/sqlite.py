@@ -10,6 +10,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from cmf.store import schema
 
 READERS_MAX = 4
 BUSY_SECONDS = 60
+RETRY_SECONDS = 0.01
 IN_MAX = 500
 """How many values one ``IN (…)`` holds: a fixed number, so that the statement is prepared once."""
 
@@ -49,11 +51,24 @@ class Sqlite:
             self._writer = self._connect()
             try:
                 if path is not None:
-                    self._writer.execute("PRAGMA journal_mode = WAL")
+                    self._use_log()
                 self._create()
             except BaseException:
                 self._writer.close()
                 raise
+
+    def _use_log(self) -> None:
+        """Switch to the write-ahead log; SQLite waits for no other process here, which may be making the same file."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def close(self) -> None:
         """Close every connection."""

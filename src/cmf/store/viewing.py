@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from cmf.model import encoding
 from cmf.model import records as model
 
 _json = msgspec.json.Decoder()
+
+KEYS_KEPT = 16_384
 
 
 def speaks_for(scope: str, execution_scope: str, key: str) -> bool:
@@ -27,24 +30,34 @@ def _own_only(key: str) -> bool:
 def use_view(row: Sequence[Any]) -> views.Use:
     """Return an event as people see it; its columns are those of the index's question."""
     digest, direction, execution, path, name, type_, role, size, t, more, event = row
-    node = nodes.node_text(execution)
+    node, scope = _execution(execution)
     extra = _json.decode(more) if more else {}
-    split = model.split_execution(node)
     return views.Use(
-        artifact=digests.unpack(digest),
+        artifact=_digest(digest),
         direction="output" if direction else "input",
         execution=node,
-        scope=split[0] if split else "",
+        scope=scope,
         path=path,
         name=name,
         type=type_,
         role=role,
         size=size,
         t=t,
-        attributes=encoding.from_value(extra.get("attributes", {})),
+        attributes=encoding.from_value(extra["attributes"]) if "attributes" in extra else {},
         pointer=extra.get("pointer", {}),
         event=event[1:].hex(),
     )
+
+
+@functools.lru_cache(KEYS_KEPT)
+def _execution(key: bytes) -> tuple[str, str]:
+    """Return the node and the scope of an execution: each is met once for every event of its own."""
+    node = nodes.node_text(key)
+    split = model.split_execution(node)
+    return node, split[0] if split else ""
+
+
+_digest = functools.lru_cache(KEYS_KEPT)(digests.unpack)
 
 
 def execution_view(

@@ -173,6 +173,21 @@ def test_a_sparse_segment_whose_predecessors_come_is_complete_by_itself(book: Bo
     assert len(Site("third").pull(reader)) == 4
 
 
+def test_about_brings_a_retraction_that_was_said_above_and_not_one_said_beside(book: Book) -> None:
+    hub, reader = Site("hub"), Site("reader")
+    run = book.run("p/a/deep", 1)
+    made = book.made(run, "data", name="model")
+    other = book.made(run, "more", name="other")
+    book.seal()
+    book.say(f"record:{made.hex()}", "retracted", True, scope="p/a")
+    book.say(f"record:{other.hex()}", "retracted", True, scope="p/b")
+    book.push(hub)
+    reader.sparsely(hub, run)
+    [view] = reader.store.index.executions(list(reader.store.index.nodes([run]).values())).values()
+    assert [use.name for use in view.outputs] == ["other"]
+    assert {scope for scope, _, _ in reader.store.stored()} == {"p/a", "p/a/deep"}
+
+
 def test_about_names_the_segments_that_hold_an_execution_and_no_others(book: Book) -> None:
     hub, reader = Site("hub"), Site("reader")
     runs = [book.run(scope, n) for n, scope in enumerate(("p/a", "p/a", "p/a", "q/b"))]
