@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.anchors import ANCHORS, DATE
-from benchmarks.goals import GOALS, UNGOALED, Goal
+from benchmarks.goals import GOALS, UNGOALED, WHY, Goal
 from benchmarks.machine import FLOOR
 
 Figures = Mapping[str, Sequence[float]]
@@ -77,6 +78,7 @@ def _bench(part: Mapping[str, Any]) -> list[str]:
         *_heading("Against the goals", part),
         *_table(("id", "workload", "goal", "measured", "ratio", "met?"), rows),
         "",
+        *_missed(figures),
         "Without a goal: "
         + "; ".join(f"{number(statistics.median(figures[k]))} {v}" for k, v in UNGOALED.items())
         + ".",
@@ -105,6 +107,17 @@ def _peers(part: Mapping[str, Any]) -> list[str]:
 
 def _times(theirs: Sequence[float], ours: Sequence[float]) -> str:
     return f"{number(statistics.median(theirs) / statistics.median(ours))} ×"
+
+
+def _missed(figures: Figures) -> list[str]:
+    """Return a line for each goal that is missed: by how much, and why."""
+    lines = []
+    for goal in GOALS:
+        found = ratio(goal, figures[goal.key])
+        if found > 1:
+            said = f"- {goal.id}, {goal.workload}: {found:.1f} times the goal. {WHY.get(goal.key, '')}".strip()
+            lines += textwrap.wrap(said, 110, subsequent_indent="  ")
+    return ["Missed, and why:", "", *lines, ""] if lines else []
 
 
 def _heading(title: str, part: Mapping[str, Any]) -> list[str]:
