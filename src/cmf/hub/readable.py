@@ -48,7 +48,7 @@ class ReadableIndex:
 
     def executions(self, nodes: Sequence[Node]) -> dict[Node, views.Execution]:
         """Return the executions in readable scopes."""
-        found = self._index.executions(nodes)
+        found = self._index.executions(nodes, self._view)
         return {node: view for node, view in found.items() if self._view.covers(view.scope)}
 
     def artifacts(self, nodes: Sequence[Node]) -> dict[Node, views.Artifact]:

@@ -28,6 +28,9 @@ _USE = "n.key, v.direction, x.key, v.path, v.name, v.type, v.role, v.size, v.t, 
 _USE_JOINS = "JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e JOIN node r ON r.i = v.v"
 
 
+EVERYTHING = View()
+
+
 class SqlIndex:
     """Questions over the derived tables of one database."""
 
@@ -55,12 +58,12 @@ class SqlIndex:
 
     # ---- views ---------------------------------------------------------------------------------------------------
 
-    def executions(self, nodes: Sequence[Node]) -> dict[Node, views.Execution]:
-        """Return a view of each execution."""
+    def executions(self, nodes: Sequence[Node], readable: View = EVERYTHING) -> dict[Node, views.Execution]:
+        """Return a view of each execution, made of what ``readable`` scopes say."""
         with self._sql.read() as connection:
-            return self._executions(connection, nodes)
+            return self._executions(connection, nodes, readable)
 
-    def _executions(self, connection: Connection, nodes: Sequence[Node]) -> dict[Node, views.Execution]:
+    def _executions(self, connection: Connection, nodes: Sequence[Node], readable: View) -> dict[Node, views.Execution]:
         wanted = array(nodes)
         births = {
             e: birth
@@ -79,7 +82,7 @@ class SqlIndex:
             (wanted,),
         ):
             said_by = scope[1:].decode()
-            if e in own and speaks_for(said_by, own[e], key):
+            if e in own and speaks_for(said_by, own[e], key) and readable.covers(said_by):
                 held = properties[e].get(key)
                 if held is None or len(said_by) > held[0]:
                     properties[e][key] = (len(said_by), value)
@@ -188,7 +191,7 @@ class SqlIndex:
                     break
                 chosen.append(e)
                 last = place
-            found = self._executions(connection, chosen)
+            found = self._executions(connection, chosen, View(below=query.below))
         return views.Page(executions=tuple(found[e] for e in chosen), cursor=following, complete=complete)
 
     def _candidates(

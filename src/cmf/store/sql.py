@@ -19,14 +19,12 @@ from cmf.store import ancestry, schema
 from cmf.store.batch import Item
 from cmf.store.chain import advance, all_items, behind, find, insert_genesis, insert_segment, prefix
 from cmf.store.fold import fold
-from cmf.store.index import SqlIndex
+from cmf.store.index import EVERYTHING, SqlIndex
 from cmf.store.sealing import seal_scope
 from cmf.store.sqlite import EACH, Connection, Sqlite, array
 
 FOLD_RECORDS = 50_000
 _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
-
-EVERYTHING = View()
 
 
 class SqlStore:

@@ -9,8 +9,10 @@ import pytest
 import urllib3
 
 from cmf.errors import ConflictError, DeniedError, NotFoundError, UsageError
+from cmf.graph import filter as filters
 from cmf.hub import serve as serving
 from cmf.model import digest as digests
+from cmf.model import records as model
 from cmf.model import wire
 from cmf.model.exchange import View
 from cmf.objects import manifest
@@ -214,6 +216,23 @@ def _segments(writer: Writer) -> list[Any]:
     from cmf.model import segment as segments
 
     return [segments.from_wire(data) for data in writer.store.segments(View(own=True), {})]
+
+
+def test_what_a_scope_above_says_is_shown_only_to_who_may_read_it(hub: HubProcess, tmp_path: Path) -> None:
+    writer = Writer("above", seed=44)
+    node = writer.execution("above/team/stage", 1)
+    writer.add("above/team", model.Property(subject=node, key="review", value="not good enough", t=9_000))
+    writer.seal()
+    list(transfer(LocalPeer(writer.store), hub.client(tmp_path).peer, View(own=True)))
+
+    def review(client: HubClient) -> list[Any]:
+        index = client.index
+        listed = index.select(filters.parse("", scopes=("above/*",))).executions
+        viewed = index.executions(list(index.nodes([node]).values())).values()
+        return [view.properties.get("review") for view in (*listed, *viewed)]
+
+    assert review(hub.client(tmp_path)) == ["not good enough"] * 2
+    assert review(joined(hub, tmp_path, Writer("below", seed=45), scope="above/team/stage", role="read")) == [None] * 2
 
 
 def test_nobody_pushes_under_anothers_key_without_relay(hub: HubProcess, tmp_path: Path) -> None:
