@@ -30,6 +30,7 @@ def test_every_claim_holds_and_nothing_is_left_behind(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Every claim held" in done.stdout
     assert done.stdout.count("✓") >= 12
+    assert "13 executions at 2 sites, merged at one hub" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert list((tmp_path / "tmp").iterdir()) == []
 

@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cmf.demo.places import GREEN, RED, SCRIPTS, BrokenClaimError, Place, carry, claim, say, styled
+from cmf.demo.places import GREEN, RED, SCRIPTS, BrokenClaimError, Place, carry, claim, held, say, styled
 
 SETTINGS = ("0.1 60", "1.0 200")
 RAW_AT_EDGE = "penguins-raw.csv"
 RAW_AT_LAB = "antarctic-survey.csv"
 
 
-def tell(root: Path) -> None:
-    """Run the pipeline in this folder and check every claim."""
+def tell(root: Path) -> str:
+    """Run the pipeline in this folder and check every claim; return the counts in a sentence."""
     say(
         "Two sites and a hub",
         "A survey of penguins is measured at the edge; models of it are trained in a lab without a network. Each team "
@@ -36,7 +36,12 @@ def tell(root: Path) -> None:
         _record(edge, lab, url)
         _merge(edge, lab, url)
         _ask(edge)
-        _pull(lab, Place(root, "office"), url)
+        pulled = _pull(lab, Place(root, "office"), url)
+        recorded = edge.json("cmf log -n 100 --remote origin")["executions"]
+    sites = {view["site"] for view in recorded}
+    return (
+        f"{len(recorded)} executions at {len(sites)} sites, merged at one hub; {pulled} pulled and verified at a third."
+    )
 
 
 def _record(edge: Place, lab: Place, url: str) -> None:
@@ -135,7 +140,7 @@ def _started(view: dict[str, Any]) -> int:
     return int(view["started"])
 
 
-def _pull(lab: Place, office: Place, url: str) -> None:
+def _pull(lab: Place, office: Place, url: str) -> str:
     say("6. A third, empty site pulls the best model, and all that it came from")
     office.run("cmf init --site office")
     office.run(f"cmf remote add origin {url}")
@@ -158,7 +163,9 @@ def _pull(lab: Place, office: Place, url: str) -> None:
     left_out = [name for digest, name in models.items() if digest not in needed]
     claim(left_out and not strangers, f"the bytes of models that it did not come from are not: {', '.join(left_out)}")
     checked = office.json("cmf verify")
-    claim(not checked["problems"], f"{checked['segments']} segments and {checked['objects']} objects verified")
+    counts = f"{checked['segments']} segments and {checked['objects']} objects"
+    claim(not checked["problems"], f"{counts} verified")
+    return counts
 
 
 def _sha256(path: Path) -> str:
@@ -178,9 +185,9 @@ def main(arguments: list[str]) -> int:
     root.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     try:
-        tell(root)
-        said = f"Every claim held, in {time.monotonic() - begun:.0f} seconds."
-        print(f"\n{styled(said, GREEN)}")
+        counts = tell(root)
+        said = f"Every claim held: {len(held)} of them, in {time.monotonic() - begun:.0f} seconds."
+        print(f"\n{styled(said, GREEN)}\n{counts}")
         if keep:
             print(f"\nIt is all in {root}. Go there and look around:\n\n  cd {root}/office")
             print("  cmf log\n  cmf show classifier@best\n  cmf lineage classifier@best")

@@ -20,6 +20,10 @@ SHOWN = "  "
 BOLD, RED, GREEN, MAGENTA, CYAN = 1, 31, 32, 35, 36
 
 
+held: list[str] = []
+"""The claims that were checked and hold, so far."""
+
+
 class BrokenClaimError(Exception):
     """Something that the demo claims did not hold: the message says what."""
 
@@ -33,6 +37,7 @@ def claim(holds: object, what: str) -> None:
     """Say that something holds, after checking it."""
     if not holds:
         raise BrokenClaimError(what)
+    held.append(what)
     print(f"{SHOWN}{styled('✓', GREEN)} {what}")
 
 
