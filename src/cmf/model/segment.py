@@ -261,12 +261,10 @@ def check_body(segment: Segment) -> list[tuple[bytes, bytes, Record | None]]:
     found = [(id_, data, read(data)) for id_, data in records_of(segment)]
     if isinstance(segment.fields, Header):
         times = [t for _, _, record in found if (t := time_of(record)) is not None]
-        said = (segment.fields.t0, segment.fields.t1)
-        known = (min(times), max(times)) if times else (None, None)
+        t0, t1 = segment.fields.t0, segment.fields.t1
         if any(record is None for _, _, record in found):  # a kind of a newer version may carry a time too
-            inside = times and None not in said and said[0] <= known[0] and known[1] <= said[1]  # type: ignore[operator]
-            if times and not inside:
+            if times and (t0 is None or t1 is None or t0 > min(times) or t1 < max(times)):
                 raise CorruptError("A segment's times do not cover those of its records.", kind="segment")
-        elif said != known:
+        elif (t0, t1) != ((min(times), max(times)) if times else (None, None)):
             raise CorruptError("A segment's times are not those of its records.", kind="segment")
     return found
