@@ -17,7 +17,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-from cmf import config
+from cmf import config, launch
 from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.journal import PointsHeader
@@ -33,15 +33,6 @@ ROWS_BUFFERED_MAX = 50_000
 TEXT_CHARS_MAX = 200
 COMMAND_CHARS_MAX = 8192
 RESERVED = ("status/", "process/", "metric/", "label/", "retracted", "redacted")
-
-_FIRST = "amber bold brave brisk calm clear crisp deep eager fair fleet fresh gentle glad golden grand keen kind light "
-_FIRST += "lively lucid mellow merry neat noble plain prime proud quick quiet rapid royal sharp silent solid steady "
-_FIRST += "still sunny swift tidy true vivid warm wise"
-_SECOND = "aspen badger birch bison brook cedar comet coral crane delta dune eagle ember falcon fern finch fjord gull "
-_SECOND += (
-    "harbor hawk heron ibis jay lark linden lynx maple marten meadow otter pebble pine plover puffin quail raven "
-)
-_SECOND += "reef ridge river robin sable spruce tern willow"
 
 
 class Run:
@@ -424,24 +415,24 @@ def run(
     above = parent.node if isinstance(parent, Run) else parent or ""
     _check_start(scope, params, name, author, above, rank)
     where = config.place(Path.cwd(), override=environment.dir)
-    full = _scope(scope, where.parent)
+    full = launch.scope(scope, where.parent)
     if environment.off:
-        fresh = _uuid7(clocks.time_ns())
-        return _Off(full, fresh, name or _two_words(fresh))
+        fresh = launch.uuid7(clocks.time_ns())
+        return _Off(full, fresh, name or launch.two_words(fresh))
     recorder = recorders.of(where.absolute(), environment)
     number = environment.rank if rank is None else rank
     # Where ranks share no id, each records an execution of its own.
     attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0 or not environment.execution
-    id_ = environment.execution or _uuid7(clocks.time_ns())
+    id_ = environment.execution or launch.uuid7(clocks.time_ns())
     if not model.is_execution_id(id_):
         raise UsageError(f"CMF_EXECUTION is '{id_}'.", hint="It takes a lower-case UUID.")
     if resume is not None:
-        known = _known(where, resume)
+        known = launch.known(where, resume)
         full, id_, first = known.scope, known.id, False
         highest = max((int(a.partition("-")[0]) for a in known.attempts if a.partition("-")[0].isdigit()), default=0)
         attempt = f"{highest + 1}-{os.urandom(4).hex()}"
         recorder.seen(known.last_t)
-    made = Run(recorder, full, id_, name=name or _two_words(id_), attempt=attempt, rank=number, first=first)
+    made = Run(recorder, full, id_, name=name or launch.two_words(id_), attempt=attempt, rank=number, first=first)
     made.start(
         command=list(command if command is not None else sys.argv),
         params=params or {},
@@ -495,39 +486,3 @@ def _said(value: object) -> str:
 
 def _is_short_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= TEXT_CHARS_MAX
-
-
-def _known(folder: Path, prefix: str) -> Any:
-    from cmf import collect
-
-    clock = collect.Clock(clocks.time_ns() // 1000, clocks.monotonic())
-    known = collect.known_execution(folder, prefix, clock)
-    if known is None:
-        raise NotFoundError(
-            f"There is no execution '{prefix}' here to resume.",
-            hint="If another site recorded it, 'cmf pull' it first.",
-        )
-    return known
-
-
-def _scope(scope: str, root: Path) -> str:
-    if "/" not in scope:
-        script = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "notebook"
-        stage = scope or model.slug(script) or "main"
-        scope = f"{model.slug(root.name) or 'main'}/{stage}"
-    return model.check_scope(scope)
-
-
-def _uuid7(now_ns: int) -> str:
-    """Return a UUIDv7 (RFC 9562): 48 bits of milliseconds, then random bits."""
-    value = (now_ns // 1_000_000 & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def _two_words(id_: str) -> str:
-    first, second = _FIRST.split(), _SECOND.split()
-    number = int(id_[24:], 16)
-    return f"{first[number % len(first)]}-{second[number // len(first) % len(second)]}"

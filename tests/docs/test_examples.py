@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cmf import recording
+from cmf import launch
 from tests.hubs import HubProcess
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ FILE = re.compile(r"# ([\w.-]+\.py)\n")
 SERVE = re.compile(r"cmf hub serve --folder (\S+)")
 PAGE_HUB = "127.0.0.1:8899"
 
-WORDS = "(?:{})-(?:{})".format("|".join(recording._FIRST.split()), "|".join(recording._SECOND.split()))
+WORDS = "(?:{})-(?:{})".format("|".join(launch._FIRST.split()), "|".join(launch._SECOND.split()))
 VARYING = {
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "<time>",
     r"\b\d+\.\d s\b": "<seconds>",

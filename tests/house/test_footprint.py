@@ -99,7 +99,7 @@ def listed(requirements: Path) -> Iterable[str]:
 def licences(about: metadata.PackageMetadata) -> list[str]:
     """Return what a distribution says of its licence: the expression, else the classifiers, else the first line."""
     if "License-Expression" in about:
-        return [about["License-Expression"]]
+        return about["License-Expression"].split(" AND ")
     classifiers = about.get_all("Classifier") or []
     named = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License :: OSI Approved ::")]
     return named or (about["License"].splitlines()[:1] if "License" in about else ["none"])

@@ -1,0 +1,237 @@
+"""One journal being taken into the store: from its frames, through its state, to records that are complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from cmf import journal
+from cmf.collect import chunks
+from cmf.collect.identity import Site
+from cmf.errors import CorruptError, UsageError
+from cmf.graph import registers
+from cmf.model import digest as digests
+from cmf.model import encoding, series
+from cmf.model import records as model
+from cmf.model.process import Process
+from cmf.objects.local import LocalObjects
+from cmf.store.sql import SqlStore
+from cmf.worktree import machine
+
+TAKE_RECORDS = 100_000
+SILENT_SECONDS = 600
+"""How long a journal of another host may stay as it is, by this host's monotonic clock, before its runs are lost."""
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """The time handed in: wall time in µs, and monotonic seconds since boot."""
+
+    wall_us: int
+    monotonic_s: float
+
+
+class Collected(msgspec.Struct):
+    """What a collection did and saw."""
+
+    records: int = 0
+    journals: int = 0
+    lost: int = 0
+    dropped: int = 0
+    dropped_first: str = ""
+    problems: list[str] = []
+
+
+class State(msgspec.Struct):
+    """How far a journal has been read, and what is still open in it."""
+
+    offset: int = 0
+    process: Process | None = None
+    closed: bool = False
+    lost: bool = False
+    open: dict[str, int] = {}
+    sets: dict[str, chunks.Waiting] = {}
+    heard: int = 0
+    dropped: int = 0
+    dropped_first: str = ""
+    watched: tuple[str, int, float] | None = None
+
+
+class Journal:
+    """One journal being taken in."""
+
+    def __init__(
+        self, path: Path, store: SqlStore, objects: LocalObjects, identity: Site, clock: Clock, done: Collected
+    ) -> None:
+        self.path = path
+        self.store = store
+        self.objects = objects
+        self.identity = identity
+        self.clock = clock
+        self.done = done
+
+    def take(self, *, cut: bool) -> bool:
+        """Take in what is new; return whether nothing more can come and all of it is committed."""
+        for _ in range(1000):
+            before = self.store.journals().get(self.path.name, "")
+            state = msgspec.json.decode(before, type=State) if before else State()
+            dead = self._dead(state)
+            records: list[tuple[str, bytes, bytes]] = []
+            waiting: list[tuple[str, bytes]] = []
+            more = self._read(state, records, waiting)
+            if not more:
+                ended = dead is True or state.closed
+                if ended or dead is None:
+                    self._lose(state, records)
+                self._cut_points(state, records, everything=ended, part=cut or ended)
+            self._count_dropped(state, before)
+            after = msgspec.json.encode(state).decode()
+            if after != before and not self.store.take(self.path.name, before, after, records, waiting):
+                continue  # another collector was faster: look again
+            self.done.records += len(records)
+            self.done.journals += bool(records)
+            if not more:
+                return (state.closed or dead is True) and not state.sets
+        raise CorruptError(f"{self.path} changes faster than it can be read.", kind="busy")
+
+    def _read(self, state: State, records: list[tuple[str, bytes, bytes]], waiting: list[tuple[str, bytes]]) -> bool:
+        """Read new frames into the state; return True if it stopped before the end, to commit what it has."""
+        for frame in journal.frames(self.path, state.offset):
+            start, state.offset = state.offset, frame.end
+            if frame.tag == journal.RECORD:
+                scope, draft = journal.parse_record(frame.payload)
+                self._record(state, scope, model.draft(draft), records, waiting)
+            elif frame.tag == journal.POINTS:
+                header, _ = journal.parse_points_header(frame.payload)
+                chunks.seen(state.sets, header, start)
+            elif frame.tag == journal.OPEN:
+                state.process = journal.parse_open(frame.payload)
+            elif frame.tag == journal.HEARTBEAT:
+                state.heard = max(state.heard, int.from_bytes(frame.payload[:8], "little"))
+            elif frame.tag == journal.DROPPED:
+                found = msgspec.json.decode(frame.payload)
+                state.dropped += int(found.get("count", 0))
+                state.dropped_first = state.dropped_first or str(found.get("first", ""))
+            elif frame.tag == journal.CLOSE:
+                state.closed = True
+            if len(records) >= TAKE_RECORDS:
+                return True
+        return False
+
+    def _record(
+        self,
+        state: State,
+        scope: str,
+        record: model.Record,
+        records: list[tuple[str, bytes, bytes]],
+        waiting: list[tuple[str, bytes]],
+    ) -> None:
+        complete = self._completed(state, scope, record)
+        if complete is None:
+            return
+        records.append(complete)
+        state.heard = max(state.heard, model.time_of(record) or 0)
+        if isinstance(record, model.Event) and record.direction == "input":
+            waiting.append((scope, complete[1]))
+        elif isinstance(record, model.Property) and record.key.startswith(registers.STATUS):
+            place = json.dumps([scope, record.subject, record.key])
+            if registers.state(record.value) == "running":
+                state.open[place] = record.t
+            else:
+                state.open.pop(place, None)
+
+    def _completed(self, state: State, scope: str, record: model.Record) -> tuple[str, bytes, bytes] | None:
+        """Add the salt. What no peer would take is counted as dropped: sealed, it would block its stream for ever."""
+        try:
+            if not model.is_scope(scope):
+                raise CorruptError(f"'{scope[:80]}' is not a scope.", kind="scope")
+            id_, data = model.salted(record, self.identity.secret)
+            model.read(data)
+        except (CorruptError, UsageError) as error:
+            state.dropped += 1
+            state.dropped_first = state.dropped_first or error.message
+            return None
+        return scope, id_, data
+
+    def _count_dropped(self, state: State, before: str) -> None:
+        known = msgspec.json.decode(before, type=State).dropped if before else 0
+        self.done.dropped += state.dropped - known
+        self.done.dropped_first = self.done.dropped_first or state.dropped_first
+
+    def _dead(self, state: State) -> bool | None:
+        """Tell whether the writer is gone for good: True, False, or None if only its long silence says so."""
+        process = state.process or self._opened()
+        if process is None:
+            return False
+        alive = machine.alive(process)
+        if alive is not None:
+            return not alive
+        here = machine.process().boot
+        size = self.path.stat().st_size
+        if state.watched is None or state.watched[:2] != (here, size):
+            state.watched = (here, size, self.clock.monotonic_s)
+            return False
+        return None if self.clock.monotonic_s - state.watched[2] >= SILENT_SECONDS else False
+
+    def _opened(self) -> Process | None:
+        for frame in journal.frames(self.path, 0):
+            return journal.parse_open(frame.payload) if frame.tag == journal.OPEN else None
+        return None
+
+    def _lose(self, state: State, records: list[tuple[str, bytes, bytes]]) -> None:
+        """Record as lost every run that this journal left without an end."""
+        for place, t in state.open.items():
+            scope, subject, key = json.loads(place)
+            value = {"status": "lost", "heard": state.heard}
+            now = min(max(self.clock.wall_us, t + 1), encoding.INTEGER_MAX)
+            lost = model.Property(subject=subject, key=key, value=value, t=now)
+            records.append((scope, *model.salted(lost, self.identity.secret)))
+            self.done.lost += 1
+        state.open = {}
+
+    def _cut_points(
+        self, state: State, records: list[tuple[str, bytes, bytes]], *, everything: bool, part: bool
+    ) -> None:
+        """Cut each set of names that has a full chunk; all of it if its execution ended, or the rest if asked to."""
+        running = {json.loads(place)[1] for place in state.open}
+        for place, held in list(state.sets.items()):
+            scope, execution, attempt, rank, names = json.loads(place)
+            ended = everything or model.execution_node(scope, execution) not in running
+            waiting = held.rows - held.first
+            if waiting < series.CHUNK_ROWS and not (waiting > held.cut and (ended or part)) and not ended:
+                continue
+            for chunk, first, at in chunks.gathered(self.path, place, held):
+                whole = len(chunk.steps) == series.CHUNK_ROWS
+                if not whole and not (ended or part):
+                    held.at, held.first = at, first
+                    break
+                if whole or len(chunk.steps) > held.cut:
+                    record = self._chunk(execution, attempt, rank, names, first, chunk)
+                    if (complete := self._completed(state, scope, record)) is not None:
+                        records.append(complete)
+                held.cut = 0 if whole else len(chunk.steps)
+                held.first, held.at = (first + len(chunk.steps) if whole else first), at
+            if ended:
+                del state.sets[place]
+
+    def _chunk(
+        self, execution: str, attempt: str, rank: int, names: Sequence[str], first: int, chunk: series.Chunk
+    ) -> model.Series:
+        data = series.encode(chunk)
+        digest = digests.file_digest(data)
+        self.objects.put(digest, data)
+        return model.Series(
+            execution=execution,
+            names=list(names),
+            attempt=attempt,
+            rank=rank,
+            first=first,
+            rows=len(chunk.steps),
+            steps=(min(chunk.steps), max(chunk.steps)),
+            times=(min(chunk.times), max(chunk.times)),
+            object=digest,
+            size=len(data),
+            stats=[series.stats(column) for column in chunk.columns],
+        )
