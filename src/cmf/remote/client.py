@@ -1,0 +1,234 @@
+"""Requests to a hub: connections, tokens, limits, and the errors that it answers with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import msgspec
+import urllib3
+from urllib3.util import Retry, Timeout
+
+from cmf import errors
+from cmf.errors import CorruptError, DeniedError, UnreachableError, UsageError
+from cmf.graph.index import Direction
+from cmf.graph.questions import AskLineage, LineageAnswer
+from cmf.model import digest as digests
+from cmf.model import wire
+from cmf.objects import CHUNK_BYTES
+from cmf.remote.local import own_token
+
+if TYPE_CHECKING:
+    from cmf.remote.index import HubIndex
+    from cmf.remote.objects import HubObjects
+    from cmf.remote.peer import HubPeer
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+ANSWER_BYTES_MAX = 256 << 20
+PROBLEM_BYTES_MAX = 64 << 10
+
+_Message = TypeVar("_Message")
+
+
+class HubClient:
+    """A hub by its URL. The token is found by itself: one kept from joining, or that of our own hub on this machine."""
+
+    def __init__(self, url: str, *, state_home: Path, keys: Path) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"'{url}' is not a hub's address.", hint="Such as https://hub.example.org.")
+        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+        self._kept = keys / "tokens" / urllib.parse.quote(self.url, safe="")
+        self._state_home = state_home
+        self._token: str | None = None
+        self._pool = urllib3.PoolManager(
+            num_pools=1,
+            maxsize=4,
+            retries=False,
+            timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        )
+
+    # ---- who we are ------------------------------------------------------------------------------------------------
+
+    def hub(self) -> wire.HubInfo:
+        """Return who the hub is, and who we are to it."""
+        return self.ask("GET", "/v1/hub", None, wire.HubInfo)
+
+    def enrol(self, invite: str, key: bytes, name: str) -> wire.Enrolled:
+        """Present an invite; keep the token that it gives."""
+        message = wire.Enrol(invite=invite, key=key.hex(), name=name)
+        enrolled = self.ask("POST", "/v1/enrol", message, wire.Enrolled, with_token=False)
+        self._kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = self._kept.with_name(f".{os.getpid()}.{os.urandom(4).hex()}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(enrolled.token)
+        os.replace(temporary, self._kept)
+        self._token = enrolled.token
+        return enrolled
+
+    def token(self) -> str:
+        """Return the token to speak with, or "" if there is none."""
+        if self._token is None:
+            try:
+                self._token = self._kept.read_text(encoding="ascii").strip()
+            except OSError:
+                self._token = own_token(self.url, self._state_home)
+        return self._token
+
+    # ---- the three faces -------------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> HubPeer:
+        """Return the hub as one end of a transfer."""
+        from cmf.remote.peer import HubPeer
+
+        return HubPeer(self)
+
+    @property
+    def index(self) -> HubIndex:
+        """Return the hub as an index."""
+        from cmf.remote.index import HubIndex
+
+        return HubIndex(self)
+
+    def objects(self, scope: str) -> HubObjects:
+        """Return the hub's objects as they are granted under a scope."""
+        from cmf.remote.objects import HubObjects
+
+        return HubObjects(self, scope)
+
+    def wanted(self, streams: Iterable[bytes], after: tuple[str, str] | None = None) -> wire.Held:
+        """Return (digest, scope) of objects that the hub lacks in these streams' scopes: those behind ``after``."""
+        message = wire.Having(streams={stream.hex(): [] for stream in streams}, after=after)
+        return self.ask("POST", "/v1/have", message, wire.Held)
+
+    def lineage(self, root: str, *, direction: Direction = "up", all_producers: bool = False) -> LineageAnswer:
+        """Walk at the hub; the answer names the segments that hold every record about what was met."""
+        message = AskLineage(root=root, direction=direction, all_producers=all_producers)
+        return self.ask("POST", "/v1/lineage", message, LineageAnswer)
+
+    def get(self, hashes: Sequence[str]) -> Iterator[bytes]:
+        """Return segments by hash, each stream's first one before them."""
+        left = dict.fromkeys(hashes)
+        while left:
+            asked = list(left)[: wire.HASHES_MAX]
+            got = 0
+            for wire_bytes in self.frames("/v1/get", wire.Hashes(hashes=asked))[0]:
+                header = wire_bytes[2 : 2 + int.from_bytes(wire_bytes[:2], "little")]
+                got += left.pop(digests.sha256(header).hex(), 0) is None
+                yield wire_bytes
+            if not got:
+                return  # the hub does not hold the rest, or we may not read it
+
+    # ---- requests --------------------------------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, message: Any, kind: type[_Message], *, with_token: bool = True) -> _Message:
+        """Send a JSON message; return the JSON answer."""
+        body = None if message is None else wire.encode(message)
+        with self.request(method, path, body, with_token=with_token) as response:
+            return wire.decode(bounded(response, wire.JSON_BYTES_MAX), kind)
+
+    def frames(self, path: str, message: Any) -> tuple[list[bytes], bool]:
+        """Send a JSON message; return the segments of the bulk answer, and whether there are more to ask for."""
+        with self.request("POST", path, wire.encode(message)) as response:
+            return framed(bounded(response, ANSWER_BYTES_MAX), wire.SEGMENT)
+
+    @contextlib.contextmanager
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | BinaryIO | Iterator[bytes] | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        with_token: bool = True,
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Make one request; raise what the hub answered, as the error that it is."""
+        token = self.token() if with_token else ""
+        sent = {
+            "content-type": "application/json" if isinstance(body, bytes) else "application/octet-stream",
+            "accept-encoding": urllib3.util.SKIP_HEADER,
+            "user-agent": "cmf",
+        }
+        sent |= {"authorization": f"Bearer {token}"} if token else {}
+        retries = Retry(connect=2, read=2 if method == "GET" else 0, redirect=0, status=0, other=0, backoff_factor=0.2)
+        try:
+            response = self._pool.request(
+                method,
+                self.url + path,
+                body=body,
+                headers={**sent, **(headers or {})},
+                preload_content=False,
+                retries=retries,
+                redirect=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._unreachable(error) from error
+        try:
+            if response.status >= 300:
+                raise _refused(response)
+            yield response
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, errors.CmfError):
+                raise
+            raise self._unreachable(error) from error
+        finally:
+            response.close() if response.status >= 300 else response.drain_conn()
+            response.release_conn()
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
+            error = error.reason
+        why = "it did not answer in time" if isinstance(error, urllib3.exceptions.TimeoutError) else "no connection"
+        if isinstance(error, urllib3.exceptions.ProtocolError):
+            why = "the connection was cut"
+        return UnreachableError(
+            f"The hub {self.url} cannot be reached: {why}.",
+            hint="Nothing is lost: run the command again when it can be.",
+            kind="hub",
+        )
+
+
+def bounded(response: urllib3.BaseHTTPResponse, bytes_max: int) -> bytes:
+    """Return a body, refused once it is over a limit."""
+    parts: list[bytes] = []
+    size = 0
+    while data := response.read(CHUNK_BYTES):
+        size += len(data)
+        if size > bytes_max:
+            raise CorruptError(f"The hub's answer is over the limit of {bytes_max} bytes.", kind="limit")
+        parts.append(data)
+    return b"".join(parts)
+
+
+def framed(body: bytes, wanted: int) -> tuple[list[bytes], bool]:
+    """Return the frames of one kind in a bulk answer, and whether there are more to ask for."""
+    found = []
+    end: wire.End | None = None
+    for tag, data in wire.frames(body):
+        if tag == wanted:
+            found.append(data)
+        elif tag == wire.END:
+            end = wire.decode(data, wire.End)
+    if end is None or end.count != len(found):
+        raise UnreachableError("The hub's answer was cut short.", hint="Run the command again.", kind="hub")
+    return found, end.more
+
+
+def _refused(response: urllib3.BaseHTTPResponse) -> errors.CmfError:
+    """Return the error that an answer says."""
+    try:
+        problem = msgspec.json.decode(bounded(response, PROBLEM_BYTES_MAX), type=wire.Problem)
+    except (msgspec.MsgspecError, CorruptError, urllib3.exceptions.HTTPError):
+        problem = wire.Problem(kind="http", message=f"The hub answered with HTTP status {response.status}.")
+    if 300 <= response.status < 400:
+        return DeniedError("The hub wants to send us elsewhere; that is not followed.", kind="redirect")
+    message = problem.message or f"The hub answered with HTTP status {response.status}."
+    status = 400 if response.status == 413 else response.status
+    return errors.from_http(status, message, hint=problem.hint, kind=problem.kind)

@@ -1,0 +1,170 @@
+"""A hub's objects, under one scope."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, cast
+
+import urllib3
+
+from cmf import errors
+from cmf.errors import CorruptError, UnreachableError
+from cmf.model import wire
+from cmf.objects import CHUNK_BYTES, Digests, check_name
+from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, HubClient, bounded, framed
+
+Listing = list[tuple[str, int]]
+"""(digest, size) of objects. (Inside an object store, `list` is a method.)"""
+
+
+class HubObjects:
+    """A hub's objects under one scope: what may be written there, and read by grant."""
+
+    def __init__(self, client: HubClient, scope: str) -> None:
+        self._client = client
+        self._scope = scope
+
+    def absent(self, digests: Iterable[str]) -> Digests:
+        """Return those that were not yet sent under the scope."""
+        asked = [check_name(digest) for digest in digests]
+        found: Digests = []
+        for at in range(0, len(asked), wire.MISSING_MAX):
+            message = wire.Missing(scope=self._scope, digests=asked[at : at + wire.MISSING_MAX])
+            found += self._client.ask("POST", "/v1/objects/missing", message, Digests)
+        return found
+
+    def open(self, digest: str, offset: int = 0) -> BinaryIO:
+        """Return a reader of an object's bytes from an offset on."""
+        headers = {"range": f"bytes={offset}-"} if offset else {}
+        stack = contextlib.ExitStack()
+        path = f"/v1/objects/{check_name(digest)}"
+        response = stack.enter_context(self._client.request("GET", path, None, headers=headers))
+        return cast("BinaryIO", io.BufferedReader(_Body(response, stack), CHUNK_BYTES))
+
+    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
+        """Send an object under the scope; ``folder``: it is a manifest whose members were sent before."""
+        query = urllib.parse.urlencode({"scope": self._scope, "folder": str(folder).lower()})
+        broken: list[OSError] = []
+        body = source if isinstance(source, bytes) else _reading(source, broken)
+        octets = {"content-type": "application/octet-stream"}
+        path = f"/v1/objects/{check_name(digest)}?{query}"
+        try:
+            with self._client.request("PUT", path, body, headers=octets) as response:
+                return wire.decode(bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
+        except UnreachableError as error:
+            raise (broken[0] if broken else error) from None
+
+    def put_all(self, found: Iterable[wire.Small]) -> Iterator[tuple[wire.Small, errors.CmfError | None]]:
+        """Send small objects under the scope, many in a request; say of each, as it is answered, why it was not taken.
+
+        A manifest comes behind the last of its files.
+        """
+        batch: list[wire.Small] = []
+        frames: list[bytes] = []
+        size = 0
+        for small in found:
+            data = wire.frame(wire.OBJECT, wire.from_small(small))
+            if batch and (size + len(data) > wire.BULK_BYTES_MAX or len(batch) == wire.BULK_MAX):
+                yield from self._put_batch(batch, b"".join(frames))
+                batch, frames, size = [], [], 0
+            batch.append(small)
+            frames.append(data)
+            size += len(data)
+        if batch:
+            yield from self._put_batch(batch, b"".join(frames))
+
+    def _put_batch(
+        self, batch: Sequence[wire.Small], body: bytes
+    ) -> Iterator[tuple[wire.Small, errors.CmfError | None]]:
+        path = "/v1/objects?" + urllib.parse.urlencode({"scope": self._scope})
+        octets = {"content-type": "application/octet-stream"}
+        with self._client.request("POST", path, body, headers=octets) as response:
+            answer = wire.decode(bounded(response, ANSWER_BYTES_MAX), wire.Taken)
+        count = answer.count + len(answer.refused)
+        if count != len(batch):
+            raise UnreachableError(
+                f"The hub {self._client.url} answered for {count} of {len(batch)} objects.",
+                hint="Run the command again: what it took in stays.",
+                kind="hub",
+            )
+        refused = {
+            why.digest: errors.from_http(why.status, why.message, hint=why.hint, kind=why.kind)
+            for why in answer.refused
+        }
+        for small in batch:
+            yield small, refused.get(small.digest)
+
+    def get_all(self, asked: Iterable[str]) -> Iterator[Sequence[wire.Small]]:
+        """Yield objects, a page at a time, in the order asked for; what may not be read is left out.
+
+        Of a large one there are no bytes: `open` has them. They are not verified yet: `put` into a store does it.
+        """
+        left = [check_name(digest) for digest in asked]
+        while left:
+            part = left[: wire.MISSING_MAX]
+            message = wire.encode(wire.Digests(digests=part))
+            with self._client.request("POST", "/v1/objects/get", message) as response:
+                frames, more = framed(bounded(response, ANSWER_BYTES_MAX), wire.OBJECT)
+            found = [wire.to_small(data) for data in frames]
+            names = {digest: at for at, digest in enumerate(part)}
+            if any(small.digest not in names for small in found) or (more and not found):
+                raise CorruptError("The hub answered with objects that were not asked for.", kind="wire")
+            yield found
+            left = left[names[found[-1].digest] + 1 if more else len(part) :]
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """Return (digest, size) of every object sent under the scope, sorted by digest."""
+        last = ""
+        while True:
+            query = urllib.parse.urlencode({"scope": self._scope, "after": last})
+            page = self._client.ask("GET", f"/v1/objects?{query}", None, Listing)
+            yield from page
+            if not page:
+                return
+            last = page[-1][0]
+
+    def remove(self, digests: Iterable[str]) -> int:
+        """Take the objects' grants under the scope back; return how many there were."""
+        query = urllib.parse.urlencode({"scope": self._scope})
+        paths = [f"/v1/objects/{check_name(digest)}?{query}" for digest in digests]
+        return sum(self._client.ask("DELETE", path, None, dict[str, int])["removed"] for path in paths)
+
+
+class _Body(io.RawIOBase):
+    """An answer's body as a file, which gives its connection back when it is closed."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, stack: contextlib.ExitStack) -> None:
+        self._response = response
+        self._stack = stack
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._response.read(len(buffer))
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(
+                "The connection to the hub was cut.", hint="Run the command again.", kind="hub"
+            ) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._response.close()
+            self._stack.close()
+        super().close()
+
+
+def _reading(source: BinaryIO, broken: list[OSError]) -> Iterator[bytes]:
+    """Yield a source's bytes; what breaks the source is not taken for a broken connection."""
+    try:
+        while data := source.read(CHUNK_BYTES):
+            yield data
+    except OSError as error:
+        broken.append(error)
+        raise
