@@ -9,6 +9,7 @@ from array import array
 from typing import Any
 
 from cmf.model.encoding import INTEGER_MAX
+from cmf.model.records import TEXT_CHARS_MAX
 
 NAMES_MAX = 200
 NAMES_CHARS_MAX = 6_000
@@ -39,8 +40,8 @@ class Points:
     def __init__(self, key: tuple[Any, ...]) -> None:
         self.key = key
         self.names = tuple(sorted(str(name) for name in key))
-        if not self.names or len(set(self.names)) < len(key) or sum(map(len, self.names)) > NAMES_CHARS_MAX:
-            raise ValueError(f"it takes different names, each of at most {NAMES_CHARS_MAX} characters.")
+        if not self.names or len(set(self.names)) < len(key) or max(map(len, self.names)) > TEXT_CHARS_MAX:
+            raise ValueError(f"it takes different names, each of at most {TEXT_CHARS_MAX} characters.")
         self.order = sorted(range(len(key)), key=lambda i: str(key[i]))
         self.rows: list[tuple[Any, ...]] = []
         self.add = self.rows.append  # looked up once, not at every row: a row is a microsecond

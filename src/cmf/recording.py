@@ -276,7 +276,7 @@ class Run:
         """Return the parameters as values, or the object that holds them if they are large."""
         values: dict[str, Any] = encoding.to_value(dict(params))
         data = encoding.encode(values)
-        if len(data) <= PARAMS_BYTES_MAX:
+        if len(data) <= PARAMS_BYTES_MAX and all(len(name) <= model.TEXT_CHARS_MAX for name in values):
             return values
         try:
             return {"$object": self._recorder.keep(data)}

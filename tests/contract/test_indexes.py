@@ -4,12 +4,14 @@ import pytest
 
 from cmf.graph.index import Index
 from cmf.model.exchange import View
+from cmf.store.postgres import Postgres
+from cmf.store.sql import SqlStore
 from cmf.transfer import LocalPeer, transfer
 from tests.contract.index_suite import LENGTH, IndexSuite
 from tests.histories import Writer, chain
 from tests.hubs import HubProcess
 
-pytestmark = pytest.mark.xdist_group("hub-indexes")
+pytestmark = pytest.mark.xdist_group("postgres")
 
 
 def filled() -> Writer:
@@ -27,6 +29,18 @@ class TestSqlIndex(IndexSuite):
     @pytest.fixture
     def index(self) -> Index:
         return filled().store.index
+
+
+class TestPostgresIndex(IndexSuite):
+    @pytest.fixture
+    def pipeline(self) -> str:
+        return "first"
+
+    @pytest.fixture
+    def index(self, postgres: Postgres) -> Index:
+        store = SqlStore(postgres)
+        list(transfer(LocalPeer(filled().store), LocalPeer(store), View(own=True)))
+        return store.index
 
 
 class TestHubIndex(IndexSuite):

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from cmf.store.postgres import Postgres
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer, Peer
 from tests.contract.peer_suite import PeerSuite
 from tests.hubs import HubProcess
 
-pytestmark = pytest.mark.xdist_group("hub-peers")
+pytestmark = pytest.mark.xdist_group("postgres")
 
 
 class TestStoreInMemory(PeerSuite):
@@ -24,6 +25,12 @@ class TestStoreOnDisk(PeerSuite):
         store = SqlStore(Sqlite(tmp_path / "store.db"))
         yield LocalPeer(store)
         store.close()
+
+
+class TestStoreInPostgres(PeerSuite):
+    @pytest.fixture
+    def peer(self, postgres: Postgres) -> Peer:
+        return LocalPeer(SqlStore(postgres))
 
 
 class TestHub(PeerSuite):

@@ -208,12 +208,15 @@ def _fact(scope: str, record: dict[str, Any]) -> Fact:
 
 
 class Site:
-    """A store in memory with a key. Its clock counts, its nonces are its name and a number: all is repeatable."""
+    """A store with a key, in memory unless one is given.
 
-    def __init__(self, name: str) -> None:
+    Its clock counts, its nonces are its name and a number: all is repeatable.
+    """
+
+    def __init__(self, name: str, store: SqlStore | None = None) -> None:
         self.name = name
         self.key = Key(hashlib.sha256(name.encode()).digest())
-        self.store = SqlStore(Sqlite(None))
+        self.store = store or SqlStore(Sqlite(None))
         self.peer = LocalPeer(self.store)
         self._count = itertools.count(1)
 

@@ -15,14 +15,14 @@ import msgspec
 from cmf.errors import DeniedError, UsageError
 from cmf.model.records import covers, is_scope
 from cmf.model.wire import Role
-from cmf.store.sqlite import Connection, Sqlite
+from cmf.store.dialect import Connection, Dialect
 
 ROLES = ("read", "write", "relay", "admin")
 TOKEN_DAYS = 365
 _DAY_US = 86_400 * 10**6
 
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS hub_principal (p INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS hub_principal (p {serial}, name TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS hub_role (
         p INTEGER NOT NULL, prefix TEXT NOT NULL, role TEXT NOT NULL, PRIMARY KEY (p, prefix, role)){compact}""",
     """CREATE TABLE IF NOT EXISTS hub_token (
@@ -58,7 +58,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 class Auth:
     """The tables of one hub. Times are µs, handed in."""
 
-    def __init__(self, dialect: Sqlite) -> None:
+    def __init__(self, dialect: Dialect) -> None:
         self._sql = dialect
         with dialect.write(durable=True) as connection:
             dialect.create(connection, TABLES)

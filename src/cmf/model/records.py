@@ -19,7 +19,10 @@ from cmf.model import encoding
 
 SCOPE_PARTS = (2, 6)
 SALT_BYTES = 16
-TEXT_CHARS_MAX = 4096
+TEXT_CHARS_MAX = 512
+"""Of a key, a name, a type or a role: databases index them, and their indexes take no long entries."""
+
+PATH_CHARS_MAX = 4096
 DRAFT_BYTES_MAX = encoding.RECORD_BYTES_MAX - len('"salt":"",') - 32
 SENT_BYTES_MAX = 1 << 20
 
@@ -254,20 +257,25 @@ def _check(record: Record) -> None:
         raise CorruptError(f"A record of kind '{record.kind}' has no valid salt.", kind="record")
     if isinstance(record, Execution):
         _require(is_execution_id(record.id), "execution id", record.id)
+        _check_texts("name", record.name, *record.params)
         _require(not record.parent or _EXECUTION_NODE.fullmatch(record.parent) is not None, "parent", record.parent)
     elif isinstance(record, Event):
         _require(is_execution_id(record.execution), "execution id", record.execution)
         digests.check_digest(record.artifact)
         _require((record.size or 0) >= 0, "size", str(record.size))
+        _check_texts("name, type or role", record.name, record.type, record.role)
         if isinstance(record.path, dict):
             _require(list(record.path) == ["$b"], "path", str(record.path))
+        else:
+            _require(len(record.path) <= PATH_CHARS_MAX, "path", record.path)
     elif isinstance(record, Link):
         for node in (record.source, record.to):
             _require(is_node(node), "node", node)
-        _require(bool(record.rel), "relation", record.rel)
+        _require(0 < len(record.rel) <= TEXT_CHARS_MAX, "relation", record.rel)
     elif isinstance(record, Property):
         _require(is_node(record.subject), "subject", record.subject)
-        _require(0 < len(record.key) <= TEXT_CHARS_MAX, "key", record.key)
+        _check_texts("key", record.key)
+        _require(bool(record.key), "key", record.key)
     else:
         _check_series(record)
     _require((time_of(record) or 0) >= 0, "time", str(time_of(record)))
@@ -279,7 +287,13 @@ def _check_series(record: Series) -> None:
     _require(is_execution_id(record.execution), "execution id", record.execution)
     _require(record.rows > 0 and record.first >= 0 and record.rank >= 0, "row count", str(record.rows))
     _require(record.names == sorted(set(record.names)) and len(record.names) > 0, "set of names", str(record.names))
+    _check_texts("name", record.attempt, *record.names)
     _require(len(record.stats) == len(record.names), "statistics", str(len(record.stats)))
+
+
+def _check_texts(what: str, *texts: str) -> None:
+    for text in texts:
+        _require(len(text) <= TEXT_CHARS_MAX, what, text)
 
 
 def _require(holds: object, what: str, text: str) -> None:

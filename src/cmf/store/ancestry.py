@@ -14,8 +14,8 @@ from cmf.graph import nodes
 from cmf.graph.index import Edge, Node
 from cmf.model import digest as digests
 from cmf.model import records as model
+from cmf.store.dialect import EACH, Connection, array, known
 from cmf.store.names import pipeline_of
-from cmf.store.sqlite import EACH, Connection, array, known
 
 # Plain tuples: a walk meets tens of thousands of them.
 Input: TypeAlias = tuple[int, int, int, int | None]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cmf.graph import nodes, registers
 from cmf.graph.projection import ArtifactRow, BirthRow, EventRow, LinkRow, PropertyRow, Row, SeriesRow, row
 from cmf.model import records as model
-from cmf.store.sqlite import IN_MAX, Connection, intern
+from cmf.store.dialect import IN_MAX, Connection, intern
 
 RECORD_HIDDEN = 1
 EXECUTION_HIDDEN = 2

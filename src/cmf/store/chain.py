@@ -12,7 +12,7 @@ from cmf.model import segment as segments
 from cmf.model.exchange import Head
 from cmf.model.segment import Genesis, Segment
 from cmf.store.batch import Item
-from cmf.store.sqlite import Connection
+from cmf.store.dialect import Connection
 
 
 def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> None:

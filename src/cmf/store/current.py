@@ -17,7 +17,7 @@ from cmf.graph import nodes, registers
 from cmf.graph.projection import property_row
 from cmf.model import records as model
 from cmf.store.batch import Batch
-from cmf.store.sqlite import EACH, Connection, array, intern
+from cmf.store.dialect import EACH, Connection, array, intern
 
 BENEATH = -1
 """The time of a value that lies beneath every write to a register: a birth's parameter, a series' last point."""

@@ -14,7 +14,7 @@ from cmf.graph import nodes, registers
 from cmf.graph.projection import ArtifactRow, BirthRow, EventRow, LinkRow, PropertyRow, SeriesRow, row
 from cmf.store import current
 from cmf.store.batch import RECORD_HIDDEN, Batch, Item, keys_of
-from cmf.store.sqlite import Connection, known
+from cmf.store.dialect import Connection, known
 
 __all__ = ["Find", "Item", "fold"]
 

@@ -19,8 +19,8 @@ from cmf.model import encoding
 from cmf.model import records as model
 from cmf.model.exchange import View
 from cmf.store import ancestry, names
+from cmf.store.dialect import EACH, Connection, Dialect, array, known
 from cmf.store.select import POSTINGS_MAX, SCAN_ROWS, Place, Selection, from_cursor, to_cursor
-from cmf.store.sqlite import EACH, Connection, Sqlite, array, known
 from cmf.store.viewing import execution_view, speaks_for, use_view
 
 _json = msgspec.json.Decoder()
@@ -34,7 +34,7 @@ EVERYTHING = View()
 class SqlIndex:
     """Questions over the derived tables of one database."""
 
-    def __init__(self, dialect: Sqlite) -> None:
+    def __init__(self, dialect: Dialect) -> None:
         self._sql = dialect
 
     # ---- names ---------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class SqlIndex:
             rows = connection.execute(
                 "SELECT v.a, max(v.t) FROM event v JOIN node n ON n.i = v.a "
                 "WHERE v.hidden = 0 AND (? = '' OR v.type = ?) AND (? = '' OR v.name = ?) "
-                "GROUP BY n.key ORDER BY 2 DESC, n.key LIMIT ?",
+                "GROUP BY v.a, n.key ORDER BY 2 DESC, n.key LIMIT ?",
                 (type, type, name, name, limit),
             ).fetchall()
         return [a for a, _ in rows]
@@ -127,9 +127,9 @@ class SqlIndex:
         """Return the digests of the artifacts that events of each scope name."""
         with self._sql.read() as connection:
             rows = connection.execute(
-                f"SELECT DISTINCT w.key, n.key FROM {EACH} j JOIN node w ON w.key = CAST('s' || j.value AS BLOB) "
-                "JOIN event v ON v.s = w.i JOIN node n ON n.i = v.a ORDER BY 1, 2",
-                (array(scopes),),
+                f"SELECT DISTINCT w.key, n.key FROM {EACH} j CROSS JOIN event v ON v.s = j.value "
+                "JOIN node w ON w.i = v.s JOIN node n ON n.i = v.a ORDER BY 1, 2",
+                (_scopes(connection, scopes),),
             ).fetchall()
         found: dict[str, list[str]] = defaultdict(list)
         for scope, artifact in rows:
@@ -141,11 +141,10 @@ class SqlIndex:
         with self._sql.read() as connection:
             count, size = connection.execute(
                 "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT v.a, max(v.size) AS size "
-                f"FROM {EACH} j JOIN node w ON w.key = CAST('s' || j.value AS BLOB) JOIN event v ON v.s = w.i "
-                "WHERE v.size > ? GROUP BY v.a) AS large",
-                (array(scopes), model.SENT_BYTES_MAX),
+                f"FROM {EACH} j CROSS JOIN event v ON v.s = j.value WHERE v.size > ? GROUP BY v.a) AS large",
+                (_scopes(connection, scopes), model.SENT_BYTES_MAX),
             ).fetchone()
-        return count, size
+        return int(count), int(size)
 
     def execution_nodes(self, view: View) -> list[str]:
         """Return the node texts of every execution in a view."""
@@ -156,7 +155,7 @@ class SqlIndex:
         found = [node_text(key) for (key,) in rows]
         return [node for node in found if view.covers(node.split(":")[1])]
 
-    def _uses(self, connection: Connection, column: str, wanted: str) -> dict[Node, list[views.Use]]:
+    def _uses(self, connection: Connection, column: str, wanted: array) -> dict[Node, list[views.Use]]:
         """Return the events of executions (``v.e``) or about artifacts (``v.a``), equal ones once, in order of time."""
         found: dict[Node, list[views.Use]] = defaultdict(list)
         seen = set()
@@ -347,7 +346,7 @@ def _and_above(scope: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
-def _said(connection: Connection, questions: Sequence[str], arguments: tuple[str]) -> set[tuple[bytes, str]]:
+def _said(connection: Connection, questions: Sequence[str], arguments: tuple[array]) -> set[tuple[bytes, str]]:
     """Return (record id, scope) of what these questions find."""
     return {
         (record, scope[1:].decode())
@@ -359,6 +358,10 @@ def _said(connection: Connection, questions: Sequence[str], arguments: tuple[str
 def _node(connection: Connection, text: str) -> int:
     """Return the integer of a node, or one that nothing has."""
     return next(iter(known(connection, [node_key(text, "")]).values()), -1)
+
+
+def _scopes(connection: Connection, scopes: Sequence[str]) -> array:
+    return array(list(known(connection, [b"s" + scope.encode() for scope in scopes]).values()))
 
 
 def _keys(connection: Connection, nodes: Sequence[Node]) -> dict[Node, bytes]:

@@ -16,7 +16,7 @@ from cmf.graph import nodes
 from cmf.graph.index import Target
 from cmf.model import digest as digests
 from cmf.model import records as model
-from cmf.store.sqlite import Connection, known
+from cmf.store.dialect import Connection, known
 
 PREFIX_CHARS_MIN = 4
 CANDIDATES_MAX = 20

@@ -75,7 +75,7 @@ DERIVED = (
         rows INTEGER NOT NULL, record {blob} NOT NULL, step_first INTEGER NOT NULL, step_last INTEGER NOT NULL,
         time_first INTEGER NOT NULL, time_last INTEGER NOT NULL, object TEXT NOT NULL, size INTEGER NOT NULL,
         stats TEXT NOT NULL, hidden INTEGER NOT NULL,
-        PRIMARY KEY (e, names, attempt, rank, first, record)){compact}""",
+        PRIMARY KEY (e, record)){compact}""",
     "CREATE TABLE carried (prefix INTEGER NOT NULL, g INTEGER NOT NULL, PRIMARY KEY (prefix, g)){compact}",
 )
 

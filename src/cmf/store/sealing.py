@@ -11,7 +11,7 @@ from typing import Any
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.store.chain import insert_genesis, insert_segment, prefix
-from cmf.store.sqlite import Connection
+from cmf.store.dialect import Connection
 
 
 def seal_scope(

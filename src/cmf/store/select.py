@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cmf.errors import UsageError
 from cmf.graph.filter import Condition, Query
 from cmf.model.exchange import View
-from cmf.store.sqlite import EACH, array
+from cmf.store.dialect import EACH, array
 
 POSTINGS_MAX = 3_000
 SCAN_ROWS = 200_000

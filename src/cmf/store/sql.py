@@ -18,10 +18,10 @@ from cmf.model.segment import Genesis, Segment
 from cmf.store import ancestry, schema
 from cmf.store.batch import Item
 from cmf.store.chain import advance, all_items, behind, find, insert_genesis, insert_segment, prefix
+from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
 from cmf.store.index import EVERYTHING, SqlIndex
 from cmf.store.sealing import seal_scope
-from cmf.store.sqlite import EACH, Connection, Sqlite, array
 
 FOLD_RECORDS = 50_000
 _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
@@ -30,7 +30,7 @@ _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
 class SqlStore:
     """A set of segments with what is folded from it. Safe to use from several threads and processes."""
 
-    def __init__(self, dialect: Sqlite) -> None:
+    def __init__(self, dialect: Dialect) -> None:
         self._sql = dialect
         self.index = SqlIndex(dialect)
 

@@ -13,28 +13,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
-
-import msgspec
+from typing import ClassVar
 
 from cmf.errors import ConflictError, CorruptError, UnreachableError, UnsupportedError
 from cmf.store import schema
+from cmf.store.dialect import Connection
 
 READERS_MAX = 4
 BUSY_SECONDS = 60
 RETRY_SECONDS = 0.01
-IN_MAX = 500
-"""How many values one ``IN (…)`` holds: a fixed number, so that the statement is prepared once."""
-
-EACH = "json_each(?)"
-"""A table with a column ``value`` of the integers or texts in the `array` that is bound to it."""
-
-Connection = sqlite3.Connection
-
-
-def array(values: Sequence[Any]) -> str:
-    """Return the parameter that `EACH` reads."""
-    return msgspec.json.encode(values).decode()
 
 
 class Sqlite:
@@ -45,7 +32,7 @@ class Sqlite:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lock = threading.RLock()
-        self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         self._readers = threading.Semaphore(READERS_MAX)
         with _faults(path):
             self._writer = self._connect()
@@ -127,7 +114,7 @@ class Sqlite:
         for statement in statements:
             connection.execute(statement.format(**self.types))
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path or ":memory:",
             timeout=BUSY_SECONDS,
@@ -156,35 +143,6 @@ class Sqlite:
             if version == 0:
                 self.create(connection, schema.TRUTH + schema.DERIVED)
                 connection.execute(f"PRAGMA user_version = {schema.VERSION}")
-
-
-def intern(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
-    """Return the integer of each node key, new ones included. Only inside a write transaction."""
-    found = known(connection, keys)
-    missing = [key for key in keys if key not in found]
-    if missing:
-        (last,) = connection.execute("SELECT coalesce(max(i), 0) FROM node").fetchone()
-        fresh = list(zip(range(last + 1, last + 1 + len(missing)), missing, strict=True))
-        connection.executemany("INSERT INTO node (i, key) VALUES (?, ?)", fresh)
-        found.update((key, i) for i, key in fresh)
-    return found
-
-
-def known(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
-    """Return the integer of each node key that has one."""
-    found: dict[bytes, int] = {}
-    marks = ",".join("?" * IN_MAX)
-    for at in range(0, len(keys), IN_MAX):
-        part = list(keys[at : at + IN_MAX])
-        if len(part) < 8:
-            for key in part:
-                row = connection.execute("SELECT i FROM node WHERE key = ?", (key,)).fetchone()
-                if row is not None:
-                    found[key] = row[0]
-            continue
-        part += [part[-1]] * (IN_MAX - len(part))
-        found.update(connection.execute(f"SELECT key, i FROM node WHERE key IN ({marks})", part))
-    return found
 
 
 @contextlib.contextmanager

@@ -19,9 +19,7 @@ class Book(Site):
     """A site whose facts are told one by one; everything told is folded at once."""
 
     def __init__(self, name: str = "book", store: SqlStore | None = None) -> None:
-        super().__init__(name)
-        if store is not None:
-            self.store = store
+        super().__init__(name, store)
         self.index = self.store.index
         self.clock = 1000
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cmf.errors import CmfError, ConflictError, CorruptError, UnreachableError, UnsupportedError
+from cmf.store import dialect as dialects
 from cmf.store import schema, sqlite
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
@@ -194,9 +195,11 @@ def test_a_database_that_stays_busy_is_unreachable_and_may_be_tried_again(
 def test_a_full_disk_is_unreachable_and_loses_nothing(path: Path) -> None:
     book = Book(store=SqlStore(Sqlite(path)))
     book.run("p/a", 1)
-    with book.store._sql.write() as connection:
+    database = book.store._sql
+    assert isinstance(database, Sqlite)
+    with database.write() as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    book.store._sql._writer.execute(f"PRAGMA max_page_count = {pages}")
+    database._writer.execute(f"PRAGMA max_page_count = {pages}")
 
     def fill() -> None:
         for n in range(2, 500):
@@ -205,7 +208,7 @@ def test_a_full_disk_is_unreachable_and_loses_nothing(path: Path) -> None:
     with pytest.raises(UnreachableError) as caught:
         fill()
     assert caught.value.kind == "disk"
-    book.store._sql._writer.execute("PRAGMA max_page_count = 1000000")
+    database._writer.execute("PRAGMA max_page_count = 1000000")
     book.store.fold_pending()
     assert book.store.counts()["execution"] >= 1
     assert book.index.resolve(execution_id(1)).node
@@ -226,8 +229,8 @@ def test_keys_are_interned_once_and_found_again(count: int) -> None:
     dialect = Sqlite(None)
     keys = [b"k%d" % n for n in range(count)]
     with dialect.write() as connection:
-        found = sqlite.intern(connection, keys)
-        assert sqlite.intern(connection, keys[::-1]) == found
-        assert sqlite.known(connection, [*keys, b"other"]) == found
+        found = dialects.intern(connection, keys)
+        assert dialects.intern(connection, keys[::-1]) == found
+        assert dialects.known(connection, [*keys, b"other"]) == found
     assert len(set(found.values())) == count
     dialect.close()

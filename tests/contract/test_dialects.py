@@ -1,0 +1,50 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cmf.errors import UnreachableError
+from cmf.store.dialect import Dialect
+from cmf.store.postgres import Postgres
+from cmf.store.sqlite import Sqlite
+from tests import databases
+from tests.contract.dialect_suite import DialectSuite, Make
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+class TestSqlite(DialectSuite):
+    @pytest.fixture
+    def make(self) -> Make:
+        return lambda: Sqlite(None)
+
+    @pytest.fixture
+    def dialect(self, tmp_path: Path) -> Iterator[Dialect]:
+        made = Sqlite(tmp_path / "store.db")
+        yield made
+        made.close()
+
+
+class TestPostgres(DialectSuite):
+    @pytest.fixture
+    def make(self, database: str) -> Make:
+        return lambda: Postgres(database, within=databases.fresh())
+
+    @pytest.fixture
+    def dialect(self, postgres: Postgres) -> Dialect:
+        return postgres
+
+    def test_two_processes_may_make_one_schema_at_once(self, database: str) -> None:
+        name = databases.fresh()
+        first, second = Postgres(database, within=name), Postgres(database, within=name)
+        with first.write() as connection:
+            connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", ("a", "b"))
+        with second.read() as connection:
+            assert connection.execute("SELECT value FROM meta").fetchall() == [("b",)]
+        first.close()
+        second.close()
+
+    def test_a_database_that_is_not_there_is_unreachable_and_its_password_is_not_shown(self) -> None:
+        with pytest.raises(UnreachableError) as caught:
+            Postgres("postgresql://someone:secret-word@127.0.0.1:1/none")
+        assert "secret-word" not in f"{caught.value} {caught.value.hint}"
