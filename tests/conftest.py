@@ -72,3 +72,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     home = tmp_path_factory.mktemp("home")
     isolate(monkeypatch, home)
     return home
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[str]:
+    """Run one PostgreSQL for all tests of a process; those that ask for it share an xdist group."""
+    from tests import databases
+
+    with databases.running() as url:
+        yield url

@@ -84,3 +84,11 @@ def running() -> Iterator[str]:
 def fresh() -> str:
     """Return the name of a schema that no other test uses."""
     return f"cmf_{uuid.uuid4().hex[:12]}"
+
+
+def another(url: str) -> str:
+    """Make a database of its own at a server; return its URL."""
+    name = fresh()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return f"{url.rpartition('/')[0]}/{name}"

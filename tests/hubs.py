@@ -16,8 +16,12 @@ from cmf.remote import HubClient, LocalHub
 class HubProcess:
     """`cmf hub serve` in a process of its own. ``url`` is set once it listens."""
 
-    def __init__(self, folder: Path, state: Path, *, port: int = 0, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, state: Path, *, port: int = 0, options: tuple[str, ...] = (), database: str = ""
+    ) -> None:
+        options = ("--database", database, *options) if database else options
         self.folder = folder
+        self.database = database
         self.state = state
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cmf", "hub", "serve", "--folder", str(folder), "--port", str(port), *options],
@@ -62,9 +66,9 @@ class HubProcess:
 
 
 @contextlib.contextmanager
-def running(folder: Path, state: Path, *, port: int = 0) -> Iterator[HubProcess]:
+def running(folder: Path, state: Path, *, port: int = 0, database: str = "") -> Iterator[HubProcess]:
     """Run a hub for the length of a block."""
-    hub = HubProcess(folder, state, port=port)
+    hub = HubProcess(folder, state, port=port, database=database)
     try:
         yield hub
     finally:

@@ -16,12 +16,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
         yield process
 
 
-@pytest.fixture(scope="session")
-def database() -> Iterator[str]:
-    with databases.running() as url:
-        yield url
-
-
 @pytest.fixture
 def postgres(database: str) -> Iterator[Postgres]:
     dialect = Postgres(database, within=databases.fresh())

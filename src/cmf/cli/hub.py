@@ -17,6 +17,15 @@ FOLDER = click.option(
     help="Where the hub keeps its database and objects.",
 )
 
+DATABASE = click.option(
+    "--database",
+    default="",
+    envvar="CMF_HUB_DATABASE",
+    metavar="URL",
+    help="Keep the store in PostgreSQL (postgresql://USER@HOST/NAME) and not in the folder. A password belongs into "
+    "PGPASSWORD or ~/.pgpass, where no other user of the machine reads it.",
+)
+
 
 @click.group()
 def hub() -> None:
@@ -25,6 +34,7 @@ def hub() -> None:
 
 @hub.command()
 @FOLDER
+@DATABASE
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True, help="0 takes a free one.")
 @click.option("--tls-cert", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A certificate (PEM).")
@@ -32,7 +42,9 @@ def hub() -> None:
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of this hub does TLS.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS: tokens can be overheard.")
 def serve(
+    *,
     folder: Path,
+    database: str,
     host: str,
     port: int,
     tls_cert: Path | None,
@@ -52,6 +64,7 @@ def serve(
     serving = _serving()
     serving.serve(
         folder,
+        database=database,
         host=host,
         port=port,
         state_home=config.environment().state_home,
@@ -68,6 +81,7 @@ def serve(
 
 @hub.command()
 @FOLDER
+@DATABASE
 @click.option(
     "--scope", default="", metavar="PREFIX", help="The scopes it is for, such as 'detector'; all if left out."
 )
@@ -79,9 +93,9 @@ def serve(
     "--hours", type=click.FloatRange(min=0.01), default=72.0, show_default=True, help="How long it is good for."
 )
 @click.argument("name")
-def invite(folder: Path, scope: str, role: str, hours: float, name: str) -> None:
+def invite(folder: Path, database: str, scope: str, role: str, hours: float, name: str) -> None:
     """Print a one-time code with which somebody, called NAME, can join the hub."""
-    code = _serving().invite(folder, scope=scope, role=role, expires_s=int(hours * 3600), name=name)
+    code = _serving().invite(folder, database=database, scope=scope, role=role, expires_s=int(hours * 3600), name=name)
     click.echo(code)
     click.echo(f"Give it to {name}: cmf remote add origin URL --invite {code}", err=True)
 

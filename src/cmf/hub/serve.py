@@ -13,9 +13,8 @@ import msgspec
 
 from cmf.errors import ConflictError, UsageError
 from cmf.hub.auth import Auth
-from cmf.hub.service import DATABASE, Hub
+from cmf.hub.service import DATABASE, Hub, open_database
 from cmf.remote import LocalHub
-from cmf.store.sqlite import Sqlite
 from cmf.worktree import machine
 
 GRACE_SECONDS = 10
@@ -24,6 +23,7 @@ GRACE_SECONDS = 10
 def serve(
     folder: Path,
     *,
+    database: str = "",
     host: str = "127.0.0.1",
     port: int = 8899,
     state_home: Path,
@@ -34,6 +34,8 @@ def serve(
     ready: Callable[[str], None],
 ) -> None:
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
+
+    Its store is a file there, or in the ``database`` of a URL.
 
     Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
     is taken for port 0. The hub's own user gets a token in ``state_home``, which their commands find by themselves.
@@ -46,7 +48,7 @@ def serve(
         )
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    hub = Hub(folder)
+    hub = Hub(folder, database)
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls_cert else 'http'}://{shown}:{port}"
     note = state_home / "hubs" / f"{port}.json"
@@ -59,11 +61,11 @@ def serve(
         listener.close()
 
 
-def invite(folder: Path, *, scope: str, role: str, expires_s: int, name: str) -> str:
+def invite(folder: Path, *, database: str = "", scope: str, role: str, expires_s: int, name: str) -> str:
     """Make a one-time code for somebody to join the hub in a folder, whether it is running or not."""
-    if not (folder / DATABASE).is_file():
+    if not database and not (folder / DATABASE).is_file():
         raise ConflictError(f"There is no hub in {folder}.", hint="Start one there first: cmf hub serve.")
-    dialect = Sqlite(folder / DATABASE)
+    dialect = open_database(folder, database)
     try:
         return Auth(dialect).invite(name, scope, role, now=Hub.now(), expires_s=expires_s)
     finally:

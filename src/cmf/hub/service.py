@@ -22,22 +22,44 @@ from cmf.model import wire
 from cmf.model.exchange import View
 from cmf.objects import check_name, manifest, mismatched, read
 from cmf.objects.local import LocalObjects
+from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer
+from cmf.worktree.uri import bare
 
 DATABASE = "hub.db"
 LINEAGE_SECONDS = 10.0
 
 
-class Hub:
-    """A store, its objects, and who may use them, in one folder."""
+def open_database(folder: Path, url: str = "") -> Dialect:
+    """Open a hub's database: that of a ``postgresql://`` URL, else the file in its folder."""
+    if not url:
+        return Sqlite(folder / DATABASE)
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise UsageError(
+            f"'{bare(url)}' is no database that a hub can use.",
+            hint="Give postgresql://USER@HOST/DATABASE, or nothing for a file in the hub's folder.",
+        )
+    try:
+        from cmf.store.postgres import Postgres
+    except ImportError as error:
+        raise UnsupportedError(
+            "PostgreSQL needs a part that is not installed.",
+            hint="pip install 'common-metadata-framework[hub,postgres]'",
+            kind="extra",
+        ) from error
+    return Postgres(url)
 
-    def __init__(self, folder: Path) -> None:
+
+class Hub:
+    """A store, its objects, and who may use them: all in one folder, or the store in a database by its URL."""
+
+    def __init__(self, folder: Path, database: str = "") -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self.key = signing.Key(signing.kept_secret(folder / "keys" / "hub"))
-        self._dialect = Sqlite(folder / DATABASE)
+        self._dialect = open_database(folder, database)
         self.store = SqlStore(self._dialect)
         self.auth = Auth(self._dialect)
         self.objects = LocalObjects(folder / "objects")

@@ -20,16 +20,18 @@ from cmf.remote import HubClient
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer, transfer
+from tests import databases
 from tests.histories import Writer, chain
 from tests.hubs import HubProcess, running
 
-pytestmark = pytest.mark.xdist_group("hub-api")
+pytestmark = pytest.mark.xdist_group("postgres")
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     folder = tmp_path_factory.mktemp("hub")
-    with running(folder / "hub", folder / "state") as process:
+    database = databases.another(request.getfixturevalue("database")) if request.param == "postgres" else ""
+    with running(folder / "hub", folder / "state", database=database) as process:
         yield process
 
 
@@ -55,7 +57,7 @@ class Raw:
 
 def joined(hub: HubProcess, folder: Path, writer: Writer, *, scope: str, role: str) -> HubClient:
     """Return a client that joined with an invite, enrolled with the writer's key."""
-    code = serving.invite(hub.folder, scope=scope, role=role, expires_s=600, name=writer.name)
+    code = serving.invite(hub.folder, database=hub.database, scope=scope, role=role, expires_s=600, name=writer.name)
     client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / writer.name)
     client.enrol(code, writer.key.public, writer.name)
     return client
@@ -146,7 +148,7 @@ def test_too_many_streams_at_once_are_refused(hub: HubProcess) -> None:
 
 def test_an_invite_joins_once(hub: HubProcess, tmp_path: Path) -> None:
     writer = Writer("once", seed=31)
-    code = serving.invite(hub.folder, scope="once", role="write", expires_s=600, name="once")
+    code = serving.invite(hub.folder, database=hub.database, scope="once", role="write", expires_s=600, name="once")
     client = HubClient(hub.url, state_home=tmp_path, keys=tmp_path / "keys")
     enrolled = client.enrol(code, writer.key.public, "laptop")
     assert enrolled.principal == "once (laptop)"
@@ -157,7 +159,7 @@ def test_an_invite_joins_once(hub: HubProcess, tmp_path: Path) -> None:
 
 
 def test_an_invite_expires(hub: HubProcess, tmp_path: Path) -> None:
-    code = serving.invite(hub.folder, scope="", role="write", expires_s=-1, name="late")
+    code = serving.invite(hub.folder, database=hub.database, scope="", role="write", expires_s=-1, name="late")
     client = HubClient(hub.url, state_home=tmp_path, keys=tmp_path)
     with pytest.raises(DeniedError):
         client.enrol(code, Writer("late", seed=33).key.public, "late")
@@ -165,9 +167,9 @@ def test_an_invite_expires(hub: HubProcess, tmp_path: Path) -> None:
 
 def test_invites_are_for_known_roles_and_scopes_at_a_hub_that_exists(hub: HubProcess, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        serving.invite(hub.folder, scope="", role="king", expires_s=60, name="x")
+        serving.invite(hub.folder, database=hub.database, scope="", role="king", expires_s=60, name="x")
     with pytest.raises(UsageError):
-        serving.invite(hub.folder, scope="../x", role="read", expires_s=60, name="x")
+        serving.invite(hub.folder, database=hub.database, scope="../x", role="read", expires_s=60, name="x")
     with pytest.raises(ConflictError, match="no hub"):
         serving.invite(tmp_path, scope="", role="read", expires_s=60, name="x")
 
