@@ -107,6 +107,7 @@ class Recorder:
         self._thread = None
         self.lock = threading.RLock()
         self._wake = threading.Event()
+        self.objects.forked()
         self.process = machine.process()
         for run in self.runs:
             run.forked()
@@ -217,6 +218,8 @@ class Recorder:
                 run.finish()
         self._wake.set()
         self._note_dropped()
+        with contextlib.suppress(CmfError):
+            self.objects.close()
         if self._journal is not None:
             with contextlib.suppress(OSError), self.lock:
                 self._journal.close()

@@ -5,6 +5,7 @@ Every question collects first, so that it sees what was just recorded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -24,7 +25,7 @@ from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model import series as chunks
-from cmf.objects import read
+from cmf.objects import damaged, read
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 from cmf.worktree.files import Files
@@ -119,8 +120,11 @@ class Repo:
         self.close()
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store; merge packs of objects when there are many small ones."""
         self.store.close()
+        with contextlib.suppress(CmfError):  # another user's store, or a full disk: reading does not need it
+            self.objects.close()
+            self.objects.tidy()
 
     @property
     def site(self) -> str:
@@ -335,6 +339,8 @@ class Repo:
             progress("segments", 1)
             if problem is not None:
                 found.problems.append(problem)
+        for digest in self.objects.damaged():
+            found.problems.append(transfer.Problem(f"object {digest}", damaged(digest).message))
         for digest, size in self.objects.list():
             found.objects += 1
             found.object_bytes += size

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import cmf, script
+from tests.objects import flip
 
 TRAIN = """
 import sys, json
@@ -154,11 +155,7 @@ def test_status_tells_what_waits_and_verify_that_all_is_well(project: Path) -> N
 def test_a_flipped_byte_in_an_object_is_found_and_named(project: Path) -> None:
     recorded(project)
     digest = cmf(project, "show", "report", "--json").json["artifact"]["digest"]
-    path = project / ".cmf" / "objects" / digest[7:9] / digest[9:]
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[3] ^= 1
-    path.write_bytes(data)
+    flip(project / ".cmf" / "objects", digest, at=3)
     done = cmf(project, "verify", code=5)
     assert digest in done.out
 

@@ -26,6 +26,7 @@ from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from tests.commands import cmf, script
 from tests.hubs import HubProcess, running
+from tests.objects import flip
 
 POINTS = 12
 
@@ -254,11 +255,7 @@ def test_a_flipped_byte_in_an_object_on_its_way_is_refused_by_name(project: Path
         cmf(project, "remote", "add", "direct", hub.url)
         cmf(project, "push", "direct", "--data", env={"XDG_STATE_HOME": str(hub.state)})
         digest = cmf(project, "show", "file3", "--json").json["artifact"]["digest"]
-        path = hub.folder / "objects" / digest[7:9] / digest[9:]
-        path.chmod(0o644)
-        data = bytearray(path.read_bytes())
-        data[10_000] ^= 4
-        path.write_bytes(data)
+        flip(hub.folder / "objects", digest, at=10_000)
         site = tmp_path / "site"
         cmf(tmp_path, "init", make(site))
         cmf(site, "remote", "add", "origin", hub.url)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmf.demo.places import GREEN, RED, SCRIPTS, BrokenClaimError, Place, carry, claim, held, say, styled
+from cmf.objects.local import LocalObjects
 
 SETTINGS = ("0.1 60", "1.0 200")
 RAW_AT_EDGE = "penguins-raw.csv"
@@ -148,18 +149,16 @@ def _pull(lab: Place, office: Place, url: str) -> str:
     office.run("cmf verify")
     office.run("cmf lineage classifier@best")
     lineage = office.json("cmf lineage classifier@best")
-    kept = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (office.folder / ".cmf" / "objects").rglob("*")
-        if path.is_file()
-    }
-    held = {f"sha256:{digest}" for digest in kept.values()}
+    objects = LocalObjects(office.folder / ".cmf" / "objects")
+    here = {digest for digest, _ in objects.list()}
+    for digest in here:
+        objects.check(digest)
     best = lineage["target"]["node"].removeprefix("artifact:")
     models = {f"sha256:{_sha256(path)}": path.name for path in sorted(lab.folder.glob("model-*.json"))}
-    claim(best in held and best in models, f"the best model is here, byte for byte the lab's {models.get(best)}")
-    claim(set(lineage["artifacts"]) <= held, f"so are all {len(lineage['artifacts'])} files that it came from")
+    claim(best in here and best in models, f"the best model is here, byte for byte the lab's {models.get(best)}")
+    claim(set(lineage["artifacts"]) <= here, f"so are all {len(lineage['artifacts'])} files that it came from")
     needed = set(lineage["artifacts"]) | {best}
-    strangers = [name for digest, name in models.items() if digest not in needed and digest in held]
+    strangers = [name for digest, name in models.items() if digest not in needed and digest in here]
     left_out = [name for digest, name in models.items() if digest not in needed]
     claim(left_out and not strangers, f"the bytes of models that it did not come from are not: {', '.join(left_out)}")
     checked = office.json("cmf verify")

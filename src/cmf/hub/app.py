@@ -179,13 +179,15 @@ def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, i
 @get("/v1/objects/{digest:str}", media_type=BULK)
 async def get_object(request: AnyRequest, digest: str) -> Stream:
     """Return an object's bytes, from the offset on that a Range header names."""
-    path = await asyncio.to_thread(lambda: _hub(request).open(_caller(request), digest))
-    size = path.stat().st_size
-    start = _range(request.headers.get("range", ""), size)
+    file, size = await asyncio.to_thread(lambda: _hub(request).open(_caller(request), digest))
+    try:
+        start = _range(request.headers.get("range", ""), size)
+    except CmfError:
+        file.close()
+        raise
     headers = {"content-length": str(size - start), "accept-ranges": "bytes"}
     if start:
         headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
-    file = path.open("rb")
     file.seek(start)
     return Stream(_chunks(file), media_type=BULK, headers=headers, status_code=206 if start else 200)
 

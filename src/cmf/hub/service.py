@@ -65,8 +65,9 @@ class Hub:
         self.objects = LocalObjects(folder / "objects")
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and the objects."""
         self.store.close()
+        self.objects.close()
 
     @staticmethod
     def now() -> int:
@@ -314,13 +315,12 @@ class Hub:
             raise DeniedError(f"{caller.name} is not admin of {scope[:200]}.", kind="scope")
         return self.auth.revoke(scope, digests.check_digest(digest))
 
-    def open(self, caller: Caller, digest: str) -> Path:
-        """Return the file of an object that the caller may read; anything else is not there."""
+    def open(self, caller: Caller, digest: str) -> tuple[BinaryIO, int]:
+        """Return a reader of an object that the caller may read, and its size; anything else is not there."""
         digests.check_digest(digest)
         if not self.auth.may_read(caller, digest):
             raise NotFoundError(f"Object {digest} is not here.", kind="object")
-        with self.objects.open(digest) as file:
-            return Path(file.name)
+        return self.objects.open(digest), self.objects.size(digest)
 
     def _writes(self, caller: Caller, scope: str) -> None:
         if not caller.may("write", scope):

@@ -1,4 +1,4 @@
-"""Objects in a folder: one read-only file each, ``ab/cdef…`` by the hex digits of its hash.
+"""Objects in a folder: small ones in packs, large ones in a read-only file each, ``ab/cdef…`` by its hash's hex digits.
 
 A file is written under a temporary name in ``tmp/`` on the same file system, and renamed when it is whole: so a
 leftover never counts as an object, and processes that put the same object at once both succeed.
@@ -8,32 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
+import io
 import os
 import re
 import stat
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
-from cmf.errors import NotFoundError, UsageError
+from cmf.errors import CorruptError, NotFoundError, UsageError
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES, Digests, check_name, damaged, mismatched
+from cmf.objects.draft import Draft, sync_all
+from cmf.objects.pack import OBJECT_BYTES_MAX
+from cmf.objects.packs import Packs
 from cmf.objects.source import Source, changing, disk_error, read_error
 
-SMALL_BYTES = CHUNK_BYTES
-"""A file up to this size is read whole, so that one held already is never written again."""
+SMALL_BYTES = OBJECT_BYTES_MAX
+"""An object up to this size goes into a pack."""
 
-SYNC_BATCH = 32
-SYNC_THREADS = 8
-"""How many syncs of a large set wait for the disk at once: a file system answers those that wait together."""
-
-TEMPORARY = "tmp"
+TEMPORARY, PACKS = "tmp", "packs"
 _DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _REST = re.compile(r"[0-9a-f]{62}")
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class LocalObjects:
@@ -46,6 +45,7 @@ class LocalObjects:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._root = os.fspath(folder)
+        self._packs = Packs(f"{self._root}/{PACKS}", f"{self._root}/{TEMPORARY}")
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._unsynced: dict[str, None] = {}
@@ -53,15 +53,27 @@ class LocalObjects:
 
     def absent(self, digests: Iterable[str]) -> Digests:
         """Return which of these it does not hold, in the order given, repeats included."""
-        return [digest for digest in digests if self._held(digest, self._path(digest)) is None]
+        asked = {digest: _raw(digest) for digest in digests}
+        with self._guard("Packs cannot be read"):
+            packed = self._packs.held(set(asked.values()))
+        lacking = {
+            digest
+            for digest, raw in asked.items()
+            if raw not in packed and self._held(digest, self._path(digest)) is None
+        }
+        return [digest for digest in digests if digest in lacking]
 
     def open(self, digest: str, offset: int = 0) -> BinaryIO:
         """Return a reader of an object's bytes from an offset on; `NotFoundError` if it isn't held."""
         if offset < 0:
             raise UsageError(f"An object has no byte at {offset}.")
-        path = self._path(digest)
+        raw, path = _raw(digest), self._path(digest)
         if self._held(digest, path) is None:
-            raise _missing(digest)
+            with self._guard(f"Object {digest} cannot be read"):
+                data = self._packs.read(raw)
+            if data is None:
+                raise _missing(digest)
+            return io.BytesIO(data[offset:])
         try:
             file = open(path, "rb")  # noqa: SIM115 - the caller closes it
         except FileNotFoundError as error:
@@ -73,10 +85,15 @@ class LocalObjects:
 
     def size(self, digest: str) -> int:
         """Return an object's size in bytes; `NotFoundError` if it isn't held."""
+        raw = _raw(digest)
         size = self._held(digest, self._path(digest))
-        if size is None:
+        if size is not None:
+            return size
+        with self._guard("Packs cannot be read"):
+            found = self._packs.find(raw, fresh=False) or self._packs.find(raw, fresh=True)
+        if found is None:
             raise _missing(digest)
-        return size
+        return found.place.size
 
     def put(self, digest: str, source: BinaryIO | bytes, *, durable: bool = True) -> int:
         """Take in an object and return its size; `CorruptError`, and nothing kept, if the bytes have another hash.
@@ -84,19 +101,25 @@ class LocalObjects:
         A stream replaces what is held, so that putting a damaged object again mends it.
         """
         path = self._path(digest)
-        if isinstance(source, bytes):
-            actual = digests.file_digest(source)
+        start = source if isinstance(source, bytes) else source.read(SMALL_BYTES + 1)
+        if isinstance(source, bytes) or len(start) <= SMALL_BYTES:
+            while not isinstance(source, bytes) and len(start) <= SMALL_BYTES and (chunk := source.read(SMALL_BYTES)):
+                start += chunk
+        if isinstance(source, bytes) or len(start) <= SMALL_BYTES:
+            actual = digests.file_digest(start)
             if actual != digest:
                 raise mismatched(digest, actual)
-            self._put_small(digest, source, durable=durable)
-            return len(source)
+            self._put_bytes(digest, start, durable=durable)
+            return len(start)
         hashed = hashlib.sha256()
         size = 0
         with self._draft() as draft:
-            while chunk := source.read(CHUNK_BYTES):
+            chunk = start
+            while chunk:
                 hashed.update(chunk)
                 draft.write(chunk)
                 size += len(chunk)
+                chunk = source.read(CHUNK_BYTES)
             actual = digests.FILE + hashed.hexdigest()
             if actual != digest:
                 raise mismatched(digest, actual)
@@ -115,22 +138,39 @@ class LocalObjects:
                     data = b"".join(source.chunks())
                     if source.is_steady():
                         digest = digests.file_digest(data)
-                        self._put_small(digest, data, durable=durable)
+                        self._put_bytes(digest, data, durable=durable)
                         return digest, len(data)
                     continue
-                hashed = hashlib.sha256()
                 with self._draft() as draft:
-                    for chunk in source.chunks():
-                        hashed.update(chunk)
-                        draft.write(chunk)
-                    if source.is_steady():
-                        digest = digests.FILE + hashed.hexdigest()
+                    raw = draft.take(source)
+                    if raw is not None and source.is_unchanged():
+                        digest = digests.FILE + raw.hex()
                         self._settle(draft, self._path(digest), durable=durable)
                         return digest, source.size
         raise changing(path)
 
+    def note(self, wanted: Iterable[str]) -> Digests:
+        """Return which of these it does not hold; the others are durable after `flush`, whoever put them."""
+        asked = list(wanted)
+        absent = set(self.absent(asked))
+        with self._guard("Packs cannot be read"):
+            for digest in asked:
+                if digest not in absent and not self._packs.note(_raw(digest)):
+                    path = self._path(digest)
+                    self._note([path], [os.path.dirname(path)], durable=False)
+        return [digest for digest in asked if digest in absent]
+
     def list(self) -> Iterator[tuple[str, int]]:
         """Yield the digest and the size of each object, sorted by digest."""
+        with self._guard("Packs cannot be read"):
+            packed = ((digests.FILE + raw.hex(), size) for raw, size in self._packs.entries())
+        last = ""
+        for digest, size in heapq.merge(self._loose(), packed):
+            if digest != last:
+                yield digest, size
+            last = digest
+
+    def _loose(self) -> Iterator[tuple[str, int]]:
         for first in _names(self._root, _FOLDER):
             for rest in _names(os.path.join(self._root, first), _REST):
                 digest = digests.FILE + first + rest
@@ -140,17 +180,20 @@ class LocalObjects:
 
     def remove(self, digests: Iterable[str]) -> int:
         """Remove these objects and return how many of them were there."""
+        asked = {digest: _raw(digest) for digest in digests}
+        with self._guard("Objects cannot be removed"):
+            packed = self._packs.remove(asked.values())
         count = 0
-        for digest in digests:
+        for digest, raw in asked.items():
             path = self._path(digest)
             was = self._held(digest, path)
             try:
                 os.unlink(path)
             except (FileNotFoundError, NotADirectoryError):
-                continue
+                was = None
             except OSError as error:
                 raise disk_error(error, f"Object {digest} cannot be removed") from error
-            count += was is not None
+            count += was is not None or raw in packed
         return count
 
     def check(self, digest: str) -> None:
@@ -165,6 +208,11 @@ class LocalObjects:
         if digests.FILE + hashed.hexdigest() != digest:
             raise damaged(digest)
 
+    def damaged(self) -> Digests:
+        """Return objects that count as absent since only damaged bytes of theirs are left; `check` finds the others."""
+        with self._guard("Packs cannot be read"):
+            return [digests.FILE + raw.hex() for raw in self._packs.damaged()]
+
     def flush(self) -> None:
         """Make durable every object that was put with ``durable=False`` since the last flush; any thread may call it.
 
@@ -175,12 +223,29 @@ class LocalObjects:
                 files, folders = self._unsynced, self._unsynced_folders
                 self._unsynced, self._unsynced_folders = {}, {}
             try:
-                _sync_all([*files, *folders])
+                sync_all([*files, *folders])
+                self._packs.sync()
             except OSError as error:
                 with self._lock:
                     self._unsynced = files | self._unsynced
                     self._unsynced_folders = folders | self._unsynced_folders
                 raise disk_error(error, "Objects cannot be made durable") from error
+
+    def close(self) -> None:
+        """Flush, and end the pack that this process appends to. What is put afterwards goes into a new one."""
+        self.flush()
+        with self._guard("A pack cannot be closed"):
+            self._packs.close()
+
+    def forked(self) -> None:
+        """Leave what the parent has not finished to the parent: called in a forked child."""
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
+        self._packs.forked()
+
+    def tidy(self) -> int:
+        """Merge packs where many are small or mostly removed; return how many went. Other processes may go on."""
+        with self._guard("Packs cannot be merged"):
+            return self._packs.tidy()
 
     def sweep(self, *, before: float) -> int:
         """Remove temporary files last written before a wall time (in seconds); return how many.
@@ -201,6 +266,13 @@ class LocalObjects:
                 raise disk_error(error, f"{path} cannot be removed") from error
         return count
 
+    @contextlib.contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise disk_error(error, what) from error
+
     def _path(self, digest: str) -> str:
         name = check_name(digest)[len(digests.FILE) :]
         return f"{self._root}/{name[:2]}/{name[2:]}"
@@ -217,29 +289,47 @@ class LocalObjects:
             return None
         return found.st_size
 
-    def _put_small(self, digest: str, data: bytes, *, durable: bool) -> None:
+    def _put_bytes(self, digest: str, data: bytes, *, durable: bool) -> None:
+        """Keep some bytes of that hash: in a pack if they are few, else in a file."""
         path = self._path(digest)
-        if self._held(digest, path) == len(data):
+        if self._held(digest, path) == len(data) and self._is_whole(digest):
             # Another process may have put it without syncing it yet, and this caller is promised that it is durable.
             self._note([path], [os.path.dirname(path)], durable=durable)
+            return
+        if len(data) <= SMALL_BYTES:
+            try:
+                self._packs.put(_raw(digest), data)
+                if durable:
+                    self._packs.sync()
+            except OSError as error:
+                raise disk_error(error, f"{self._root} cannot be written") from error
             return
         with self._draft() as draft:
             draft.write(data)
             self._settle(draft, path, durable=durable)
 
-    def _draft(self) -> _Draft:
+    def _is_whole(self, digest: str) -> bool:
+        try:
+            self.check(digest)
+        except CorruptError:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(digest))  # so that the copy that is put in its place is the one that is read
+            return False
+        return True
+
+    def _draft(self) -> Draft:
         folder = f"{self._root}/{TEMPORARY}"
         path = f"{folder}/{os.getpid()}-{os.urandom(8).hex()}"
         try:
             try:
-                return _Draft(path)
+                return Draft(path)
             except FileNotFoundError:
                 self._note([], self._make(folder), durable=True)
-                return _Draft(path)
+                return Draft(path)
         except OSError as error:
             raise disk_error(error, f"{self._root} cannot be written") from error
 
-    def _settle(self, draft: _Draft, path: str, *, durable: bool) -> None:
+    def _settle(self, draft: Draft, path: str, *, durable: bool) -> None:
         """Give a whole draft its name. A durable one is synced before: nothing torn is ever seen under the name."""
         folder = os.path.dirname(path)
         try:
@@ -262,7 +352,7 @@ class LocalObjects:
                 self._unsynced_folders.update(dict.fromkeys(folders))
             return
         try:
-            _sync_all([*files, *folders])
+            sync_all([*files, *folders])
         except OSError as error:
             raise disk_error(error, "An object cannot be made durable") from error
 
@@ -280,45 +370,8 @@ class LocalObjects:
         return [os.path.dirname(path) for path in missing]
 
 
-class _Draft:
-    """A temporary file that becomes an object, or vanishes."""
-
-    def __init__(self, path: str) -> None:
-        # Readable only, from the start: the mode counts for those who open it later.
-        self._file = os.open(path, _WRITE, 0o444)
-        self._path = path
-        self._open = self._exists = True
-
-    def write(self, data: bytes) -> None:
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(self._file, left) :]
-        except OSError as error:
-            raise disk_error(error, f"{self._path} cannot be written") from error
-
-    def close(self, *, sync: bool) -> None:
-        if self._open:
-            try:
-                if sync:
-                    os.fsync(self._file)
-            finally:
-                self._open = False
-                os.close(self._file)
-
-    def rename(self, target: str) -> None:
-        os.rename(self._path, target)
-        self._exists = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        try:
-            self.close(sync=False)
-        finally:
-            if self._exists:
-                os.unlink(self._path)
+def _raw(digest: str) -> bytes:
+    return bytes.fromhex(check_name(digest)[len(digests.FILE) :])
 
 
 def _missing(digest: str) -> NotFoundError:
@@ -332,33 +385,3 @@ def _names(folder: str, pattern: re.Pattern[str]) -> Digests:
         return []
     except OSError as error:
         raise read_error(error, folder) from error
-
-
-def _sync_all(paths: Digests) -> None:
-    batches = [paths[at : at + SYNC_BATCH] for at in range(0, len(paths), SYNC_BATCH)]
-    if len(batches) < 2:
-        for batch in batches:
-            _sync_batch(batch)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(min(SYNC_THREADS, len(batches))) as pool:
-        for _ in pool.map(_sync_batch, batches):
-            pass  # raises what the syncing raised
-
-
-def _sync_batch(paths: Digests) -> None:
-    with contextlib.ExitStack() as opened:
-        handles = []
-        for path in paths:
-            try:
-                handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            except FileNotFoundError:
-                continue  # removed since
-            opened.callback(os.close, handles[-1])
-        if hasattr(os, "posix_fadvise") and len(handles) > 1:
-            # Starts the writing of all of them, so that the first sync commits their metadata in one go.
-            for handle in handles:
-                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        for handle in handles:
-            os.fsync(handle)

@@ -26,15 +26,15 @@ class Source:
         self.path = os.fspath(path)
         try:
             # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-            self._file = os.open(self.path, _READ)
+            self.file = os.open(self.path, _READ)
         except ValueError as error:
             raise UsageError(f"{self.path!r} is no path: {error}.") from error
         except OSError as error:
             raise read_error(error, self.path) from error
-        self._stat = os.fstat(self._file)
+        self._stat = os.fstat(self.file)
         self._read = 0
         if not stat.S_ISREG(self._stat.st_mode):
-            os.close(self._file)
+            os.close(self.file)
             raise UsageError(f"{self.path} is neither a file nor a folder.", hint="Only files have bytes to keep.")
 
     @property
@@ -45,7 +45,7 @@ class Source:
     def chunks(self) -> Iterator[bytes]:
         """Yield the file's bytes; stop when there are more than there were, since a file may grow for ever."""
         try:
-            while self._read <= self._stat.st_size and (chunk := os.read(self._file, CHUNK_BYTES)):
+            while self._read <= self._stat.st_size and (chunk := os.read(self.file, CHUNK_BYTES)):
                 self._read += len(chunk)
                 yield chunk
         except OSError as error:
@@ -53,14 +53,17 @@ class Source:
 
     def is_steady(self) -> bool:
         """Tell whether what was read is the file as it was before and still is."""
-        now = os.fstat(self._file)
-        return self._read == self._stat.st_size and _version(now) == _version(self._stat)
+        return self._read == self._stat.st_size and self.is_unchanged()
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the file still is as it was when it was opened."""
+        return _version(os.fstat(self.file)) == _version(self._stat)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        os.close(self._file)
+        os.close(self.file)
 
 
 def measure(path: str | os.PathLike[str]) -> tuple[str, int]:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -15,10 +16,14 @@ from cmf.model.digest import EMPTY, file_digest
 from cmf.objects import read
 from cmf.objects.local import LocalObjects
 from cmf.objects.source import measure
+from tests.objects import flip, place_of
+
+T = TypeVar("T")
 
 DATA = b"some bytes\n"
 DIGEST = file_digest(DATA)
 LARGE = bytes(range(256)) * 8192
+LARGE_DIGEST = file_digest(LARGE)
 
 
 @pytest.fixture
@@ -28,6 +33,14 @@ def objects(tmp_path: Path) -> LocalObjects:
 
 def path_of(objects: LocalObjects, digest: str) -> Path:
     return objects.folder / digest[7:9] / digest[9:]
+
+
+def loose(objects: LocalObjects, data: bytes) -> Path:
+    path = path_of(objects, file_digest(data))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    path.chmod(0o444)
+    return path
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -40,11 +53,32 @@ def run_child(script: str, *arguments: str | Path) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_an_object_is_a_read_only_file_named_by_its_hash(objects: LocalObjects, *, durable: bool) -> None:
-    objects.put(DIGEST, DATA, durable=durable)
+def test_a_large_object_is_a_read_only_file_named_by_its_hash(objects: LocalObjects, *, durable: bool) -> None:
+    objects.put(LARGE_DIGEST, LARGE, durable=durable)
+    assert files_below(objects.folder) == [path_of(objects, LARGE_DIGEST)]
+    assert path_of(objects, LARGE_DIGEST).stat().st_mode & 0o777 == 0o444
+    assert objects.size(LARGE_DIGEST) == len(LARGE)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_small_objects_share_one_read_only_file(objects: LocalObjects, *, durable: bool) -> None:
+    made = [bytes([n]) * n for n in range(100)]
+    for data in made:
+        objects.put(file_digest(data), data, durable=durable)
+    (pack,) = files_below(objects.folder)
+    assert pack.parent == objects.folder / "packs"
+    assert pack.stat().st_mode & 0o777 == 0o444
+    assert [objects.size(file_digest(data)) for data in made] == list(range(100))
+
+
+def test_a_small_object_in_a_file_of_its_own_as_older_stores_have_it_counts(objects: LocalObjects) -> None:
+    loose(objects, DATA)
+    assert objects.absent([DIGEST]) == []
+    assert read(objects, DIGEST) == DATA
+    assert objects.put(DIGEST, DATA) == len(DATA)
     assert files_below(objects.folder) == [path_of(objects, DIGEST)]
-    assert path_of(objects, DIGEST).stat().st_mode & 0o777 == 0o444
-    assert objects.size(DIGEST) == len(DATA)
+    assert objects.remove([DIGEST]) == 1
+    assert objects.absent([DIGEST]) == [DIGEST]
 
 
 def test_looking_makes_no_folder(objects: LocalObjects) -> None:
@@ -68,16 +102,16 @@ def test_foreign_files_are_no_objects(objects: LocalObjects) -> None:
 
 def test_what_a_power_cut_emptied_is_absent_and_mended_by_the_next_put(objects: LocalObjects) -> None:
     for durable in (True, False):
-        objects.put(DIGEST, DATA)
-        path = path_of(objects, DIGEST)
+        objects.put(LARGE_DIGEST, LARGE)
+        path = path_of(objects, LARGE_DIGEST)
         path.chmod(0o644)
         path.write_bytes(b"")
-        assert objects.absent([DIGEST]) == [DIGEST]
+        assert objects.absent([LARGE_DIGEST]) == [LARGE_DIGEST]
         assert list(objects.list()) == []
         with pytest.raises(NotFoundError):
-            objects.open(DIGEST)
-        objects.put(DIGEST, DATA, durable=durable)
-        assert read(objects, DIGEST) == DATA
+            objects.open(LARGE_DIGEST)
+        objects.put(LARGE_DIGEST, LARGE, durable=durable)
+        assert read(objects, LARGE_DIGEST) == LARGE
 
 
 def test_the_empty_object_is_an_object(objects: LocalObjects, tmp_path: Path) -> None:
@@ -87,17 +121,42 @@ def test_the_empty_object_is_an_object(objects: LocalObjects, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("at", [0, 5, len(DATA) - 1])
-def test_a_flipped_bit_is_found_by_name_and_mended_by_putting_it_again(objects: LocalObjects, at: int) -> None:
+@pytest.mark.parametrize("kept", ["packed", "sealed", "loose", "large"])
+def test_a_flipped_bit_is_found_by_name_and_mended_by_putting_it_again(
+    objects: LocalObjects, at: int, kept: str
+) -> None:
+    data = LARGE if kept == "large" else DATA
+    digest = file_digest(data)
+    if kept == "loose":
+        loose(objects, data)
+    else:
+        objects.put(digest, data)
+    if kept == "sealed":
+        objects.close()
+    flip(objects.folder, digest, at)
+    with pytest.raises(CorruptError, match=digest):
+        read(objects, digest)
+    with pytest.raises(CorruptError, match=digest):
+        objects.check(digest)
+    objects.put(digest, io.BytesIO(data))
+    objects.check(digest)
+    objects.close()
+    for again in (objects, LocalObjects(objects.folder)):
+        again.check(digest)
+        assert list(again.list()) == [(digest, len(data))]
+        assert again.damaged() == []
+
+
+def test_what_was_damaged_in_a_pack_without_an_index_counts_as_absent_and_is_named(objects: LocalObjects) -> None:
     objects.put(DIGEST, DATA)
-    path = path_of(objects, DIGEST)
-    path.chmod(0o644)
-    path.write_bytes(DATA[:at] + bytes([DATA[at] ^ 4]) + DATA[at + 1 :])
-    with pytest.raises(CorruptError, match=DIGEST):
-        read(objects, DIGEST)
-    with pytest.raises(CorruptError, match=DIGEST):
-        objects.check(DIGEST)
-    objects.put(DIGEST, io.BytesIO(DATA))
-    objects.check(DIGEST)
+    objects.put(EMPTY, b"")
+    flip(objects.folder, DIGEST)
+    other = LocalObjects(objects.folder)
+    assert other.absent([DIGEST, EMPTY]) == [DIGEST]
+    assert other.damaged() == [DIGEST]
+    assert other.remove([DIGEST]) == 1
+    assert other.damaged() == []
+    assert other.absent([EMPTY]) == []
 
 
 @pytest.mark.parametrize("data", [b"x" * 1000, LARGE], ids=["small", "large"])
@@ -116,20 +175,26 @@ def test_a_file_that_changes_once_is_read_again_and_one_that_goes_on_is_refused(
     objects: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, call: str
 ) -> None:
     path = tmp_path / "growing"
-    really_read = os.read
     changes = 0
 
-    def read_and_grow(handle: int, count: int) -> bytes:
+    def and_grow(read: Callable[..., T]) -> Callable[..., T]:
+        def read_and_grow(*arguments: object) -> T:
+            data = read(*arguments)
+            grow()
+            return data
+
+        return read_and_grow
+
+    def grow() -> None:
         nonlocal changes
-        data = really_read(handle, count)
         if changes:
             changes -= 1
             with path.open("ab") as file:
                 file.write(b"more")
-        return data
 
     attempt: Callable[[Path], tuple[str, int]] = objects.adopt if call == "adopt" else measure
-    monkeypatch.setattr(os, "read", read_and_grow)
+    for name in ("read", "preadv"):
+        monkeypatch.setattr(os, name, and_grow(getattr(os, name)))
     path.write_bytes(LARGE[:size])
     changes = 1
     digest, found = attempt(path)
@@ -165,16 +230,19 @@ def test_deferred_objects_are_synced_by_flush_and_only_then(
         really_sync(handle)
 
     monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    objects.put(LARGE_DIGEST, LARGE, durable=False)
     objects.put(DIGEST, DATA, durable=False)
     assert synced == []
     objects.flush()
-    path = path_of(objects, DIGEST)
-    assert sorted(synced) == sorted(map(str, (path, path.parent, objects.folder)))
+    path, pack = path_of(objects, LARGE_DIGEST), place_of(objects.folder, DIGEST)[0]
+    assert sorted(synced) == sorted(map(str, (path, path.parent, objects.folder, pack)))
     synced.clear()
     objects.flush()
     assert synced == []
-    LocalObjects(objects.folder).put(DIGEST, DATA)
-    assert str(path) in synced, "another process may have left it unsynced"
+    for held in (LARGE, DATA):
+        LocalObjects(objects.folder).put(file_digest(held), held)
+    assert {str(path), str(pack)} < set(synced), "another process may have left them unsynced"
 
 
 def test_flush_passes_over_what_was_removed(objects: LocalObjects) -> None:
@@ -200,6 +268,12 @@ for attempt in (lambda: objects.put(file_digest(data), data), lambda: objects.ad
     except UnreachableError as error:
         print(error.kind, error.message, error.hint)
 print(objects.put(file_digest(b"small"), b"small"))
+try:
+    for n in range(100):
+        objects.put(file_digest(bytes([n]) * 3000), bytes([n]) * 3000)
+except UnreachableError as error:
+    print(error.kind, error.message, error.hint)
+print(objects.absent([file_digest(b"small"), file_digest(bytes(3000)), file_digest(bytes([99]) * 3000)]))
 """
 
 
@@ -207,12 +281,19 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path
     (tmp_path / "large").write_bytes(bytes(3_000_000))
     done = run_child(FULL, tmp_path / "objects", tmp_path / "large")
     assert done.stderr == ""
-    first, second, small = done.stdout.splitlines()
+    first, second, small, third, absent = done.stdout.splitlines()
     assert first.startswith("disk ")
     assert "File too large" in first
     assert "Free some space" in second
     assert small == "5"
-    assert files_below(tmp_path / "objects") == [path_of(LocalObjects(tmp_path / "objects"), file_digest(b"small"))]
+    assert third.startswith("disk ")
+    assert absent == str([file_digest(bytes([99]) * 3000)])
+    (pack,) = files_below(tmp_path / "objects")
+    kept = [file_digest(b"small"), *(file_digest(bytes([n]) * 3000) for n in range(100))]
+    objects = LocalObjects(tmp_path / "objects")
+    held = [digest for digest, _ in objects.list()]
+    assert held == sorted(kept[: len(held)]), "each that was taken is there, and no other"
+    assert pack.stat().st_size <= 100_000
 
 
 REFUSED = """
@@ -321,7 +402,7 @@ def test_processes_that_put_the_same_objects_at_once_all_succeed(objects: LocalO
     assert listed == {file_digest(bytes([n]) * (n * 97)): n * 97 for n in range(200)}
     for digest in listed:
         objects.check(digest)
-    assert len(files_below(objects.folder)) == 200
+    assert len(files_below(objects.folder)) == 3
 
 
 def test_running_out_of_descriptors_leaves_the_store_as_it_was(objects: LocalObjects) -> None:
@@ -331,7 +412,7 @@ def test_running_out_of_descriptors_leaves_the_store_as_it_was(objects: LocalObj
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, hard))
         with pytest.raises(UnreachableError, match="Too many open files"):
-            objects.put(EMPTY, b"")
+            objects.put(LARGE_DIGEST, LARGE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(taken)

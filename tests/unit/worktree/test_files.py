@@ -10,6 +10,7 @@ from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
 from cmf.objects.manifest import HEADER, Entry
 from cmf.worktree.files import Files
+from tests.objects import flip
 
 
 @pytest.fixture
@@ -247,9 +248,7 @@ def test_a_missing_or_damaged_object_leaves_nothing_placed(
 ) -> None:
     kept = files.keep(data)
     member = file_digest(b"1,2\n")
-    path = objects.folder / member[7:9] / member[9:]
-    path.chmod(0o644)
-    path.write_bytes(b"1;2\n")
+    flip(objects.folder, member)
     for digest in (member, kept.digest):
         with pytest.raises(CorruptError, match=member):
             files.place(digest, tmp_path / "out", objects)

@@ -1,0 +1,99 @@
+"""Files on their way into a folder of objects: written under a temporary name, synced, renamed when they are whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from types import TracebackType
+from typing import Self
+
+from cmf.objects.duplicate import duplicate
+from cmf.objects.source import Source, disk_error
+
+SYNC_BATCH = 32
+SYNC_THREADS = 8
+"""How many syncs of a large set wait for the disk at once: a file system answers those that wait together."""
+
+_WRITE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Draft:
+    """A temporary file that becomes an object, or vanishes."""
+
+    def __init__(self, path: str) -> None:
+        # Readable only, from the start: the mode counts for those who open it later.
+        self._file = os.open(path, _WRITE, 0o444)
+        self._path = path
+        self._open = self._exists = True
+
+    def write(self, data: bytes) -> None:
+        """Append some bytes."""
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError as error:
+            raise disk_error(error, f"{self._path} cannot be written") from error
+
+    def take(self, source: Source) -> bytes | None:
+        """Copy a source; return the copy's SHA-256, or None if the source changed its size meanwhile."""
+        try:
+            return duplicate(source.file, self._file, source.size)
+        except OSError as error:
+            raise disk_error(error, f"{source.path} cannot be copied to {self._path}") from error
+
+    def close(self, *, sync: bool) -> None:
+        """Close the file, synced if asked."""
+        if self._open:
+            try:
+                if sync:
+                    os.fsync(self._file)
+            finally:
+                self._open = False
+                os.close(self._file)
+
+    def rename(self, target: str) -> None:
+        """Give the file its name, in place of what has it."""
+        os.rename(self._path, target)
+        self._exists = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            self.close(sync=False)
+        finally:
+            if self._exists:
+                os.unlink(self._path)
+
+
+def sync_all(paths: list[str]) -> None:
+    """Make files and folders survive power loss; those that are gone are passed over."""
+    batches = [paths[at : at + SYNC_BATCH] for at in range(0, len(paths), SYNC_BATCH)]
+    if len(batches) < 2:
+        for batch in batches:
+            _sync_batch(batch)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(SYNC_THREADS, len(batches))) as pool:
+        for _ in pool.map(_sync_batch, batches):
+            pass  # raises what the syncing raised
+
+
+def _sync_batch(paths: list[str]) -> None:
+    with contextlib.ExitStack() as opened:
+        handles = []
+        for path in paths:
+            try:
+                handles.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue  # removed since
+            opened.callback(os.close, handles[-1])
+        if hasattr(os, "posix_fadvise") and len(handles) > 1:
+            # Starts the writing of all of them, so that the first sync commits their metadata in one go.
+            for handle in handles:
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        for handle in handles:
+            os.fsync(handle)
