@@ -29,9 +29,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from cmf.recorder import CmfWarning
-    from cmf.recording import Run, run
+    from cmf.recording import Run
     from cmf.repo import Repo, init
     from cmf.repo import open_repo as open
+    from cmf.starting import run
 
     __version__: str
 
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "run": ("cmf.recording", "run"),
+    "run": ("cmf.starting", "run"),
     "Run": ("cmf.recording", "Run"),
     "CmfWarning": ("cmf.recorder", "CmfWarning"),
     "open": ("cmf.repo", "open_repo"),

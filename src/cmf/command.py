@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmf import config, recording
+from cmf import config, recording, starting
 from cmf.errors import CmfError, UnreachableError
 from cmf.model.records import slug
 from cmf.worktree import trace
@@ -41,7 +41,7 @@ def run(
     """Run a command to its end and record it. ``program`` is the file that ``command[0]`` names."""
     environment = config.environment()
     root = config.place(Path.cwd(), override=environment.dir).parent
-    run = recording.run(
+    run = starting.run(
         scope or f"{_pipeline(root)}/{_stage(command)}",
         name=name or None,
         params=dict(params or {}),

@@ -1,7 +1,7 @@
-"""`Run`: the handle that a script holds while it is being recorded.
+"""`Run`: the handle that a script holds while it is being recorded. `starting` makes one.
 
 Recording takes no lock, opens no database and reads no network. Once a run has started, nothing here raises into the
-program, waits for anything or changes its result, but for misuse of `run`, `input` and `output`; what could not be
+program, waits for anything or changes its result, but for misuse of `input` and `output`; what could not be
 recorded is counted, and `cmf status` tells.
 """
 
@@ -17,8 +17,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-from cmf import config, launch
-from cmf import recorder as recorders
+from cmf import config
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.journal import PointsHeader
 from cmf.model import encoding
@@ -102,7 +101,7 @@ class Run:
     ) -> Path:
         place = Path(path)
         recorder = self._recorder
-        if not all(map(_is_short_text, (type_, role, name))):
+        if not all(map(is_short_text, (type_, role, name))):
             raise UsageError(f"A type, role or name of {place} is not a short text: {(type_, role, name)}.")
         try:
             kept = recorder.files.keep(place)
@@ -356,111 +355,8 @@ class Run:
         self.rank = os.getpid()
 
 
-class _Off(Run):
-    """A run that records nothing: `CMF_MODE=off`."""
-
-    def __init__(self, scope: str, id: str, name: str) -> None:
-        self.scope, self.id, self.name, self.node = scope, id, name, model.execution_node(scope, id)
-        self.attempt, self.rank, self.finished = "", 0, False
-
-    def _event(self, direction: Any, path: str | os.PathLike[str], *_: Any) -> Path:
-        return Path(path)
-
-    def log(self, values: Mapping[str, float], *, step: int | None = None, time: float | None = None) -> None:
-        """Record nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def set(self, key: str, value: Any) -> None:
-        """Record nothing."""
-
-    def label(self, label: str, name: str = "") -> None:
-        """Record nothing."""
-
-    def link(self, source: str, rel: str, to: str) -> None:
-        """Record nothing."""
-
-    def _property(self, key: str, value: Any, subject: str = "") -> None:
-        return None
-
-    def finish(self, status: str = "finished", **_: Any) -> None:
-        """Do nothing."""
-        self.finished = True
-
-    def fail(self, error: BaseException) -> None:
-        """Do nothing."""
-        self.finished = True
-
-
-def run(
-    scope: str = "",
-    *,
-    params: Mapping[str, Any] | None = None,
-    name: str | None = None,
-    resume: str | None = None,
-    parent: Run | str | None = None,
-    rank: int | None = None,
-    author: str | None = None,
-    command: Sequence[str] | None = None,
-) -> Run:
-    """Start a run and return its handle.
-
-    ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``resume`` goes on with an
-    execution by its id (or the start of it) in a new attempt. ``rank`` is this process's number among those that write
-    one execution together (`CMF_EXECUTION`, `CMF_ATTEMPT`, `CMF_RANK`). Raises `UsageError` for a bad scope,
-    `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your program.
-    """
-    environment = config.environment()
-    above = parent.node if isinstance(parent, Run) else parent or ""
-    _check_start(scope, params, name, author, above, rank)
-    where = config.place(Path.cwd(), override=environment.dir)
-    full = launch.scope(scope, where.parent)
-    if environment.off:
-        fresh = launch.uuid7(clocks.time_ns())
-        return _Off(full, fresh, name or launch.two_words(fresh))
-    recorder = recorders.of(where.absolute(), environment)
-    number = environment.rank if rank is None else rank
-    # Where ranks share no id, each records an execution of its own.
-    attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0 or not environment.execution
-    id_ = environment.execution or launch.uuid7(clocks.time_ns())
-    if not model.is_execution_id(id_):
-        raise UsageError(f"CMF_EXECUTION is '{id_}'.", hint="It takes a lower-case UUID.")
-    if resume is not None:
-        known = launch.known(where, resume)
-        full, id_, first = known.scope, known.id, False
-        highest = max((int(a.partition("-")[0]) for a in known.attempts if a.partition("-")[0].isdigit()), default=0)
-        attempt = f"{highest + 1}-{os.urandom(4).hex()}"
-        recorder.seen(known.last_t)
-    made = Run(recorder, full, id_, name=name or launch.two_words(id_), attempt=attempt, rank=number, first=first)
-    made.start(
-        command=list(command if command is not None else sys.argv),
-        params=params or {},
-        parent=above,
-        author=author or "",
-    )
-    return made
-
-
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:
     return model.Pointer(path=path, commit=commit) if isinstance(path, str) else None
-
-
-def _check_start(scope: object, params: object, name: object, author: object, parent: str, rank: int | None) -> None:
-    """Refuse what cannot be recorded, before the program's own work begins."""
-    if not isinstance(scope, str):
-        raise UsageError(f"'{scope}' is not a scope.", hint="Name it as 'pipeline/stage'.", kind="scope")
-    if params is not None and not isinstance(params, Mapping):
-        raise UsageError("params takes a dict of names and values.")
-    for what, text in (("name", name), ("author", author)):
-        if text is not None and not _is_short_text(text):
-            raise UsageError(f"A run's {what} is not a text of up to {TEXT_CHARS_MAX} characters.")
-    if parent and model.split_execution(parent) is None:
-        raise UsageError(
-            f"'{parent[:TEXT_CHARS_MAX]}' is no execution to be the parent.", hint="Hand over the Run itself."
-        )
-    if rank is not None and not 0 <= rank <= config.RANK_MAX:
-        raise UsageError(f"A rank is a whole number from 0, not {rank}.")
 
 
 def _words(command: Sequence[object]) -> list[str]:
@@ -484,5 +380,6 @@ def _said(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _is_short_text(value: object) -> bool:
+def is_short_text(value: object) -> bool:
+    """Tell whether something is a text that a record can hold as a name."""
     return isinstance(value, str) and len(value) <= TEXT_CHARS_MAX
