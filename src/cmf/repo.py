@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
 import msgspec
 
-from cmf import collect, config, sync, transfer
+from cmf import collect, config, sync, transfer, witness
 from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, views
@@ -287,6 +287,10 @@ class Repo:
             remotes[name] = config.Remote(url=url)
         self.config = msgspec.structs.replace(self.config, remotes=remotes)
         config.write(self.folder, self.config)
+
+    def trust(self, remote: str) -> None:
+        """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""
+        witness.trust(self.store, self.hub(remote))
 
     def push(self, remote: str = "", *, data: bool = False, progress: sync.Progress = sync.nothing) -> sync.Moved:
         """Send this site's records, and the objects that go with them, to a hub. See `cmf.sync.push`."""

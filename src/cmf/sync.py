@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cmf import collect, transfer
+from cmf import collect, transfer, witness
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import views
 from cmf.model import digest as digests
@@ -40,6 +40,7 @@ class Moved(msgspec.Struct):
     stayed: int = 0
     stayed_bytes: int = 0
     scopes: list[str] = []
+    warnings: list[str] = []
 
 
 Progress = Callable[[str, int], None]
@@ -67,7 +68,7 @@ def push(
     """
     collect.collect(folder, store, objects, clock, cut=True)
     seal(folder, store, clock)
-    moved = Moved(refused=[], scopes=[])
+    moved = Moved(refused=[], scopes=[], warnings=[])
     peer = hub.peer
     _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, View(own=True)), progress)
     streams = [sample.stream for sample in store.samples(View(own=True))]
@@ -107,14 +108,14 @@ def pull(
     progress: Progress = nothing,
 ) -> Moved:
     """Bring what the hub holds of some scopes, or one thing and all it came from; with ``data`` their bytes too."""
-    moved = Moved(refused=[], scopes=[])
+    moved = Moved(refused=[], scopes=[], warnings=[])
     local = transfer.LocalPeer(store)
     if ancestors:
         answer = hub.lineage(ancestors)
         _admit(moved, local.admit(hub.get(answer.segments), sparse=True), progress)
         asked = list(answer.lineage.depth)
     else:
-        _admit(moved, transfer.transfer(hub.peer, local, View(scopes=tuple(scopes))), progress)
+        _pull(store, local, hub, tuple(scopes), moved, progress)
         asked = store.index.execution_nodes(View(scopes=tuple(scopes)))
     if data:
         nodes = store.index.nodes(asked)
@@ -126,6 +127,41 @@ def pull(
     return moved
 
 
+def _pull(
+    store: SqlStore,
+    local: transfer.LocalPeer,
+    hub: HubClient,
+    scopes: tuple[str, ...],
+    moved: Moved,
+    progress: Progress,
+) -> None:
+    """Bring what the hub took in since the last pull of this view, or compare what both hold.
+
+    A cursor is kept only once all before it is committed here, and only if the hub refused to prove nothing: so it may
+    be behind, which costs a little, and is never ahead, which would lose data.
+    """
+    standing = witness.look(store, hub, scopes, moved.warnings)
+    place = f"cursor {hub.url} {' '.join(scopes)}"
+    if cursor := store.meta(place):
+        try:
+            own = {sample.stream: sample.points[:1] for sample in store.samples(View(own=True))}
+            for page, behind in hub.following(scopes, cursor, own):
+                _admit(moved, local.admit(page), progress)
+                if moved.refused:
+                    return
+                cursor = behind
+        except ConflictError as error:
+            if error.kind != "cursor":
+                raise
+        else:
+            if cursor != store.meta(place):
+                store.set_meta(place, cursor)
+            return
+    _admit(moved, transfer.transfer(hub.peer, local, View(scopes=scopes)), progress)
+    if not moved.refused:
+        store.set_meta(place, standing.cursor)
+
+
 def needed(view: views.Execution) -> list[str]:
     """Return the digests of what an execution names: inputs, outputs, environment, code, and how it failed."""
     found = [use.artifact for use in (*view.inputs, *view.outputs)]
@@ -135,7 +171,7 @@ def needed(view: views.Execution) -> list[str]:
 
 
 def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) -> None:
-    scopes = set()
+    scopes = set(moved.scopes)
     for admission in admissions:
         if admission.outcome == "refused":
             moved.refused.append(admission)

@@ -58,6 +58,15 @@ def remote_remove(name: str) -> None:
     click.echo(f"Remote {name} is forgotten.")
 
 
+@remote.command("trust")
+@click.argument("name")
+def remote_trust(name: str) -> None:
+    """Accept a hub's key and log as they are now: after it was set up anew, or restored from a backup."""
+    with _here() as here:
+        here.trust(name)
+    click.echo(f"What is known of {name} is forgotten; the next pull believes what it sees.")
+
+
 @remote.command("list")
 @JSON
 def remote_list(as_json: bool) -> None:
@@ -145,6 +154,8 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
     if as_json:
         render.to_json(moved)
         return
+    for warning in moved.warnings:
+        click.echo(f"{click.style('warning', fg='yellow')}  {warning}", err=True)
     if moved.segments or moved.objects:
         click.echo(
             f"{what} {render.count(moved.records, 'record')} in {render.count(moved.segments, 'segment')}, "

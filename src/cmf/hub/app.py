@@ -106,6 +106,12 @@ def pull(request: AnyRequest, data: wire.Asked) -> Response[bytes]:
     return Response(_hub(request).pull(_caller(request), data), media_type=BULK)
 
 
+@post("/v1/log", sync_to_thread=True, status_code=200)
+def standing(request: AnyRequest, data: wire.Since) -> wire.Standing:
+    """Return the log's signed checkpoint, the proof that it begins as it was at a size, and the cursor of a view."""
+    return _hub(request).standing(_caller(request), data)
+
+
 @post("/v1/get", sync_to_thread=True, status_code=200, media_type=BULK)
 def get_segments(request: AnyRequest, data: wire.Hashes) -> Response[bytes]:
     """Return segments by hash, each stream's first one too, as frames."""
@@ -193,7 +199,7 @@ async def get_object(request: AnyRequest, digest: str) -> Stream:
 
 
 ROUTES = (
-    *(about, enrol, streams, have, push, pull, get_segments, lineage, query),
+    *(about, enrol, streams, have, push, pull, standing, get_segments, lineage, query),
     *(missing, put_objects, get_objects, put_object, get_object, list_objects, revoke_object),
 )
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cmf import errors, signing
-from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
+from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
 from cmf.graph import lineage
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
+from cmf.hub import cursors
 from cmf.hub.auth import Auth, Caller
+from cmf.hub.log import Log
 from cmf.hub.readable import ReadableIndex
 from cmf.model import digest as digests
 from cmf.model import segment as segments
 from cmf.model import wire
-from cmf.model.exchange import View
+from cmf.model.exchange import Head, View
 from cmf.objects import check_name, manifest, mismatched, read
 from cmf.objects.local import LocalObjects
 from cmf.store.dialect import Dialect
@@ -60,7 +62,8 @@ class Hub:
         self.folder = folder
         self.key = signing.Key(signing.kept_secret(folder / "keys" / "hub"))
         self._dialect = open_database(folder, database)
-        self.store = SqlStore(self._dialect)
+        self.log = Log(self._dialect, self.key)
+        self.store = SqlStore(self._dialect, logged=self.log.append)
         self.auth = Auth(self._dialect)
         self.objects = LocalObjects(folder / "objects")
 
@@ -163,10 +166,47 @@ class Hub:
         yield wire.frame(wire.END, wire.encode(end))
 
     def pull(self, caller: Caller, asked: wire.Asked) -> bytes:
-        """Return the next page of readable segments in a view beyond what the caller holds."""
+        """Return the next page of readable segments in a view beyond what the caller holds, or behind a cursor.
+
+        A cursor is believed only if this log begins with what it says, and its view is the same: else `ConflictError`
+        of kind ``cursor``, and the caller says what it holds.
+        """
         view = self._view(caller, asked.scopes)
         after = {wire.raw(stream): tuple(wire.to_heads(points)) for stream, points in asked.have.items()}
+        if asked.cursor:
+            return self._behind(asked.cursor, view, after)
         return _page(self.store.segments(view, after))
+
+    def standing(self, caller: Caller, asked: wire.Since) -> wire.Standing:
+        """Return where the log stands for a view, signed, with the proof that it begins as it was at a size."""
+        checkpoint, size, root, proof = self.log.standing(asked.size)
+        cursor = cursors.Cursor(size, root, cursors.of(self._view(caller, asked.scopes)))
+        return wire.Standing(
+            cursor=cursors.to_text(cursor), checkpoint=checkpoint, proof=[hash_.hex() for hash_ in proof]
+        )
+
+    def _behind(self, text: str, view: View, held: Mapping[bytes, tuple[Head, ...]]) -> bytes:
+        cursor = cursors.from_text(text)
+        if cursor.view != cursors.of(view) or not self.log.holds(cursor.size, cursor.root):
+            raise ConflictError(
+                "This hub cannot go on from there: its log or your access has changed.",
+                hint="Pull again; what is held is compared instead.",
+                kind="cursor",
+            )
+        hashes = self.log.entries(cursor.size, wire.ENTRIES_MAX)
+        parts: list[bytes] = []
+        size, end = 0, len(hashes)
+        for number, data in self.store.following(hashes, view, held):
+            if size and size + len(data) > wire.PULL_BYTES:
+                end = number
+                break
+            parts.append(wire.frame(wire.SEGMENT, data))
+            size += len(data)
+        reached = cursor.size + end
+        more = end < len(hashes) or len(hashes) == wire.ENTRIES_MAX
+        following = cursors.to_text(cursors.Cursor(reached, self.log.root(reached), cursor.view))
+        parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts), more=more, cursor=following))))
+        return b"".join(parts)
 
     def get(self, caller: Caller, asked: wire.Hashes) -> bytes:
         """Return a page of readable segments by hash, each after its stream's genesis; the caller asks on for more."""

@@ -31,6 +31,7 @@ PULL_BYTES = 8 << 20
 MISSING_MAX = 10_000
 WANTED_MAX = 10_000
 HASHES_MAX = 100_000
+ENTRIES_MAX = 10_000
 SMALL_BYTES = 256 << 10
 """An object up to this size travels with others in one body; a larger one has a request of its own."""
 
@@ -84,11 +85,30 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = False
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A pull or a look at streams: scope globs, and for a pull the heads that the caller holds."""
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A pull or a look at streams: scope globs, and for a pull the heads that the caller holds.
+
+    ``cursor``: where an earlier pull of the same view ended; then ``have`` only says what of some streams to leave out.
+    """
 
     scopes: list[str] = []
     have: dict[str, list[tuple[int, str]]] = {}
+    cursor: str = ""
+
+
+class Since(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the log stands, for a view, to somebody who knows it as it was at a size."""
+
+    scopes: list[str] = []
+    size: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The log now: the cursor of a view, the signed checkpoint, and the proof from the size that was named (hex)."""
+
+    cursor: str
+    checkpoint: str
+    proof: list[str] = []
 
 
 class Hashes(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,12 +149,14 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
 class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The last frame: how many went before, and whether there is more to ask for.
 
-    ``wanted``: after a push that asks for it, as `Held` has them, of the scopes of its segments.
+    ``wanted``: after a push that asks for it, as `Held` has them, of the scopes of its segments. ``cursor``: after a
+    page that was asked for by cursor, where the next one begins.
     """
 
     count: int
     more: bool = False
     wanted: list[tuple[str, str]] = []
+    cursor: str = ""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from cmf.graph.index import Direction
 from cmf.graph.questions import AskLineage, LineageAnswer
 from cmf.model import digest as digests
 from cmf.model import wire
+from cmf.model.exchange import Head
 from cmf.objects import CHUNK_BYTES
 from cmf.remote.local import own_token
 
@@ -113,6 +114,27 @@ class HubClient:
         message = AskLineage(root=root, direction=direction, all_producers=all_producers)
         return self.ask("POST", "/v1/lineage", message, LineageAnswer)
 
+    def standing(self, scopes: Sequence[str], size: int) -> wire.Standing:
+        """Return where the hub's log stands: see `wire.Standing`."""
+        return self.ask("POST", "/v1/log", wire.Since(scopes=list(scopes), size=size), wire.Standing)
+
+    def following(
+        self, scopes: Sequence[str], cursor: str, own: Mapping[bytes, Sequence[Head]]
+    ) -> Iterator[tuple[list[bytes], str]]:
+        """Yield (segments, the cursor behind them) page by page, from a cursor on; none behind ``own`` heads.
+
+        `ConflictError` of kind ``cursor`` if the hub cannot go on from there.
+        """
+        have = {stream.hex(): [(head.n, head.hash.hex()) for head in heads] for stream, heads in own.items()}
+        while True:
+            asked = wire.Asked(scopes=list(scopes), cursor=cursor, have=have)
+            with self.request("POST", "/v1/pull", wire.encode(asked)) as response:
+                found, end = framed(bounded(response, ANSWER_BYTES_MAX), wire.SEGMENT)
+            yield found, end.cursor
+            if not end.more:
+                return
+            cursor = end.cursor
+
     def get(self, hashes: Sequence[str]) -> Iterator[bytes]:
         """Return segments by hash, each stream's first one before them."""
         left = dict.fromkeys(hashes)
@@ -137,7 +159,8 @@ class HubClient:
     def frames(self, path: str, message: Any) -> tuple[list[bytes], bool]:
         """Send a JSON message; return the segments of the bulk answer, and whether there are more to ask for."""
         with self.request("POST", path, wire.encode(message)) as response:
-            return framed(bounded(response, ANSWER_BYTES_MAX), wire.SEGMENT)
+            found, end = framed(bounded(response, ANSWER_BYTES_MAX), wire.SEGMENT)
+            return found, end.more
 
     @contextlib.contextmanager
     def request(
@@ -207,8 +230,8 @@ def bounded(response: urllib3.BaseHTTPResponse, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-def framed(body: bytes, wanted: int) -> tuple[list[bytes], bool]:
-    """Return the frames of one kind in a bulk answer, and whether there are more to ask for."""
+def framed(body: bytes, wanted: int) -> tuple[list[bytes], wire.End]:
+    """Return the frames of one kind in a bulk answer, and its end."""
     found = []
     end: wire.End | None = None
     for tag, data in wire.frames(body):
@@ -218,7 +241,7 @@ def framed(body: bytes, wanted: int) -> tuple[list[bytes], bool]:
             end = wire.decode(data, wire.End)
     if end is None or end.count != len(found):
         raise UnreachableError("The hub's answer was cut short.", hint="Run the command again.", kind="hub")
-    return found, end.more
+    return found, end
 
 
 def _refused(response: urllib3.BaseHTTPResponse) -> errors.CmfError:

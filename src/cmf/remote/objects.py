@@ -107,13 +107,13 @@ class HubObjects:
             part = left[: wire.MISSING_MAX]
             message = wire.encode(wire.Digests(digests=part))
             with self._client.request("POST", "/v1/objects/get", message) as response:
-                frames, more = framed(bounded(response, ANSWER_BYTES_MAX), wire.OBJECT)
+                frames, end = framed(bounded(response, ANSWER_BYTES_MAX), wire.OBJECT)
             found = [wire.to_small(data) for data in frames]
             names = {digest: at for at, digest in enumerate(part)}
-            if any(small.digest not in names for small in found) or (more and not found):
+            if any(small.digest not in names for small in found) or (end.more and not found):
                 raise CorruptError("The hub answered with objects that were not asked for.", kind="wire")
             yield found
-            left = left[names[found[-1].digest] + 1 if more else len(part) :]
+            left = left[names[found[-1].digest] + 1 if end.more else len(part) :]
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Return (digest, size) of every object sent under the scope, sorted by digest."""

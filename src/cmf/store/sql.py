@@ -24,14 +24,19 @@ from cmf.store.index import EVERYTHING, SqlIndex
 from cmf.store.sealing import seal_scope
 
 FOLD_RECORDS = 50_000
+
+Logged = Callable[[Connection, bytes], None]
+"""Called with the hash of each segment that comes in, in the transaction that commits it: a hub's log."""
+
 _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
 
 
 class SqlStore:
     """A set of segments with what is folded from it. Safe to use from several threads and processes."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, *, logged: Logged | None = None) -> None:
         self._sql = dialect
+        self._logged = logged
         self.index = SqlIndex(dialect)
 
     def close(self) -> None:
@@ -159,6 +164,8 @@ class SqlStore:
                 if connection.execute("SELECT 1 FROM stream WHERE stream = ?", (segment.hash,)).fetchone():
                     return False
                 insert_genesis(connection, segment, own=False)
+                if self._logged is not None:
+                    self._logged(connection, segment.hash)
                 return True
             stream = connection.execute("SELECT s FROM stream WHERE stream = ?", (segment.stream,)).fetchone()
             if stream is None:
@@ -181,6 +188,8 @@ class SqlStore:
                 "INSERT INTO promised (digest, scope) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 sorted({(digest, item.scope) for item in items for digest in model.sent_with(item.record)}),
             )
+            if self._logged is not None:
+                self._logged(connection, segment.hash)
             fold(connection, items, lambda id_: find(connection, id_))
         return True
 
@@ -259,6 +268,29 @@ class SqlStore:
                     wanted.update({start: None, row[0]: None})
         for g in wanted:
             yield self._wire(g)
+
+    def following(
+        self, hashes: Sequence[bytes], view: View, held: Mapping[bytes, tuple[Head, ...]]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield (its number among these hashes, wire bytes) of those segments that are in the view, in their order.
+
+        Left out are those behind heads that the asker holds, of the streams that it names.
+        """
+        with self._sql.read() as connection:
+            known: dict[int, set[int]] = {}
+            for stream, heads in held.items():
+                row = connection.execute("SELECT s FROM stream WHERE stream = ?", (stream,)).fetchone()
+                if row is not None:
+                    known[row[0]] = set(behind(connection, row[0], heads))
+            wanted = []
+            for number, hash_ in enumerate(hashes):
+                g, s, scope = connection.execute(
+                    "SELECT g.g, s.s, s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.hash = ?", (hash_,)
+                ).fetchone()
+                if view.covers(scope) and (s not in known or g in known[s]):
+                    wanted.append((number, g))
+        for number, g in wanted:
+            yield number, self._wire(g)
 
     def _wire(self, g: int) -> bytes:
         with self._sql.read() as connection:

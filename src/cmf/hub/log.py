@@ -1,0 +1,124 @@
+"""The hub's log in its database: every segment it took in, at a position of its own, under one Merkle root.
+
+A position is given in the transaction that commits the segment, and writers take turns: so positions have no holes,
+and whoever has read up to one has missed nothing before it. Hashes are kept for every 256th subtree (a tile); the
+levels between are computed from the leaves or subtrees below.
+"""
+
+from __future__ import annotations
+
+from cmf.errors import ConflictError
+from cmf.model import log
+from cmf.model.log import Checkpoint
+from cmf.signing import Key
+from cmf.store.dialect import Connection, Dialect
+
+TILE_LEVELS = 8
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS hub_entry (position INTEGER PRIMARY KEY, hash {blob} NOT NULL UNIQUE)",
+    """CREATE TABLE IF NOT EXISTS hub_tile (
+        level INTEGER NOT NULL, place INTEGER NOT NULL, hash {blob} NOT NULL, PRIMARY KEY (level, place)){compact}""",
+    "CREATE TABLE IF NOT EXISTS hub_log (shard INTEGER PRIMARY KEY, size INTEGER NOT NULL)",
+    "INSERT INTO hub_log (shard, size) VALUES (0, 0) ON CONFLICT DO NOTHING",
+)
+
+
+class Log:
+    """The log of one hub. ``key`` signs its checkpoints."""
+
+    def __init__(self, dialect: Dialect, key: Key) -> None:
+        self._sql = dialect
+        self._key = key
+        with dialect.write(durable=True) as connection:
+            dialect.create(connection, TABLES)
+            self._catch_up(connection)
+
+    def _catch_up(self, connection: Connection) -> None:
+        """Log the segments of a hub that kept none yet, in the order in which they came."""
+        rows = connection.execute(
+            "SELECT g.hash FROM segment g LEFT JOIN hub_entry e ON e.hash = g.hash WHERE e.hash IS NULL ORDER BY g.g"
+        ).fetchall()
+        for (hash_,) in rows:
+            self.append(connection, hash_)
+
+    def append(self, connection: Connection, hash_: bytes) -> None:
+        """Give a segment, which this transaction commits, the next position."""
+        size = _size(connection)
+        moved = connection.execute("UPDATE hub_log SET size = ? WHERE shard = 0 AND size = ?", (size + 1, size))
+        if moved.rowcount != 1:
+            raise ConflictError("Another process extended the log.", hint="Send the segment again.", kind="busy")
+        connection.execute("INSERT INTO hub_entry (position, hash) VALUES (?, ?)", (size, hash_))
+        level, count = TILE_LEVELS, (size + 1) >> TILE_LEVELS
+        while count and (size + 1) == count << level:
+            tile = self._below(connection, level, count - 1)
+            connection.execute("INSERT INTO hub_tile (level, place, hash) VALUES (?, ?, ?)", (level, count - 1, tile))
+            level, count = level + TILE_LEVELS, count >> TILE_LEVELS
+
+    def standing(self, old: int) -> tuple[str, int, bytes, list[bytes]]:
+        """Return the signed checkpoint of now, its size and root, and the proof that the first ``old`` are its start.
+
+        There is no proof if this log has fewer: its checkpoint says so.
+        """
+        with self._sql.read() as connection:
+            now = self._checkpoint(connection)
+            proof = log.consistency(old, now.size, self._nodes(connection)) if 0 <= old <= now.size else []
+        return log.sign(now, self._key), now.size, now.root, proof
+
+    def holds(self, size: int, root: bytes) -> bool:
+        """Tell whether a log of this size and root is the start of this one: a cursor is believed only then."""
+        with self._sql.read() as connection:
+            return size <= _size(connection) and self._checkpoint(connection, size).root == root
+
+    def entries(self, start: int, limit: int) -> list[bytes]:
+        """Return the hashes of the next segments from a position on."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT hash FROM hub_entry WHERE position >= ? ORDER BY position LIMIT ?", (start, limit)
+            ).fetchall()
+        return [hash_ for (hash_,) in rows]
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the first ``size`` entries."""
+        with self._sql.read() as connection:
+            return self._checkpoint(connection, size).root
+
+    def _checkpoint(self, connection: Connection, size: int | None = None) -> Checkpoint:
+        size = _size(connection) if size is None else size
+        return Checkpoint(self._key.public.hex(), size, log.root(size, self._nodes(connection)))
+
+    def _nodes(self, connection: Connection) -> log.Nodes:
+        return lambda level, place: self._node(connection, level, place)
+
+    def _node(self, connection: Connection, level: int, place: int) -> bytes:
+        if level and level % TILE_LEVELS == 0:
+            row = connection.execute(
+                "SELECT hash FROM hub_tile WHERE level = ? AND place = ?", (level, place)
+            ).fetchone()
+            assert row is not None
+            return bytes(row[0])
+        return self._below(connection, level, place)
+
+    def _below(self, connection: Connection, level: int, place: int) -> bytes:
+        """Compute a complete subtree from the tiles, or the leaves, of the level below."""
+        base = max(0, (level - 1) // TILE_LEVELS * TILE_LEVELS)
+        start, end = place << (level - base), (place + 1) << (level - base)
+        if base:
+            rows = connection.execute(
+                "SELECT hash FROM hub_tile WHERE level = ? AND place >= ? AND place < ? ORDER BY place",
+                (base, start, end),
+            ).fetchall()
+            hashes = [bytes(hash_) for (hash_,) in rows]
+        else:
+            rows = connection.execute(
+                "SELECT hash FROM hub_entry WHERE position >= ? AND position < ? ORDER BY position", (start, end)
+            ).fetchall()
+            hashes = [log.leaf(hash_) for (hash_,) in rows]
+        assert len(hashes) == end - start
+        while len(hashes) > 1:
+            hashes = [log.join(*hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
+        return hashes[0]
+
+
+def _size(connection: Connection) -> int:
+    return int(connection.execute("SELECT size FROM hub_log WHERE shard = 0").fetchone()[0])
