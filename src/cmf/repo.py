@@ -6,74 +6,29 @@ Every question collects first, so that it sees what was just recorded.
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
 import os
 import time
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from cmf import collect, config, sync, transfer, witness
-from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UsageError
+from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, views
 from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
-from cmf.model import series as chunks
 from cmf.objects import damaged, read
 from cmf.objects.local import LocalObjects
+from cmf.series import Points, points
 from cmf.store.sql import SqlStore
 from cmf.worktree.files import Files
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient
-
-
-class Point(NamedTuple):
-    """One point of step metrics; ``time`` in µs since 1970."""
-
-    step: int
-    time: int
-    value: float
-
-
-class Points(Sequence[Point]):
-    """The points of one name: three arrays of equal length, ``steps``, ``times`` (µs since 1970) and ``values``."""
-
-    def __init__(self, steps: array[int], times: array[int] | Callable[[], array[int]], values: array[float]) -> None:
-        self.steps = steps
-        self.values = values
-        self._times = times
-
-    @functools.cached_property
-    def times(self) -> array[int]:
-        """Return the times in µs since 1970: decoded when they are first asked for."""
-        return self._times() if callable(self._times) else self._times
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    @overload
-    def __getitem__(self, at: int) -> Point: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Points: ...
-
-    def __getitem__(self, at: int | slice) -> Point | Points:
-        if isinstance(at, slice):
-            return Points(self.steps[at], self.times[at], self.values[at])
-        return Point(self.steps[at], self.times[at], self.values[at])
-
-    def __iter__(self) -> Iterator[Point]:
-        return map(Point, self.steps, self.times, self.values)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} points>"
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -218,30 +173,19 @@ class Repo:
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
         self.collect()
         attempt = attempt or (view.attempts[-1] if view.attempts else "")
-        tails = [
+        waiting = [
             (first, chunk)
             for a, r, first, chunk in collect.tails(self.folder, self.store, view.node, name)
             if (a, r) == (attempt, rank)
         ]
-        pieces = [_piece(first, chunk, name) for first, chunk in tails]
-        uncut = {(piece.names, piece.first): len(piece.steps) for piece in pieces}
-        for ref in self.store.index.series(view.node, name):
-            if (ref.attempt, ref.rank) != (attempt, rank):
-                continue
-            if (held := uncut.pop((ref.names, ref.first), 0)) >= ref.rows:
-                continue
-            if held:
-                pieces = [piece for piece in pieces if (piece.names, piece.first) != (ref.names, ref.first)]
-            data = read(self.objects, ref.object)
-            chunk = chunks.decode(data, names=[name], times=False)
-            times = functools.partial(_times, data)
-            pieces.append(_Piece(ref.names, ref.first, ref.times, chunk.steps, chunk.columns[0], times))
-        if not pieces:
+        held = [ref for ref in self.store.index.series(view.node, name) if (ref.attempt, ref.rank) == (attempt, rank)]
+        found = points(name, held=held, waiting=waiting, objects=self.objects)
+        if found is None:
             known = ", ".join(self.store.index.series_names(view.node)) or "none"
             raise NotFoundError(
                 f"{view.name or view.id} has no step metric '{name}' here.", hint=f"Those it has: {known}."
             )
-        return _merged(pieces)
+        return found
 
     def series_names(self, execution: views.Execution) -> list[str]:
         """Return every name that an execution has step metrics of."""
@@ -397,55 +341,3 @@ def open_repo(path: str | os.PathLike[str] | None = None) -> Repo:
             kind="no-store",
         )
     return Repo(folder, environment)
-
-
-class _Piece(NamedTuple):
-    """A run of rows of one set of names; ``times`` are decoded when somebody asks for them."""
-
-    names: tuple[str, ...]
-    first: int
-    between: tuple[int, int]
-    steps: array[int]
-    values: array[float]
-    times: array[int] | Callable[[], array[int]]
-
-
-def _piece(first: int, chunk: chunks.Chunk, name: str) -> _Piece:
-    column = chunk.columns[chunk.names.index(name)]
-    return _Piece(chunk.names, first, (min(chunk.times), max(chunk.times)), chunk.steps, column, chunk.times)
-
-
-def _times(data: bytes) -> array[int]:
-    return chunks.decode(data, names=[]).times
-
-
-def _merged(pieces: list[_Piece]) -> Points:
-    """Join pieces: of one set of names in the order of their rows, of several by time, as logged where times agree."""
-    if len({piece.names for piece in pieces}) == 1:
-        pieces.sort(key=lambda piece: piece.first)
-        by_time = False
-    else:
-        pieces.sort(key=lambda piece: piece.between)
-        by_time = any(a.between[1] > b.between[0] for a, b in itertools.pairwise(pieces))
-    steps, values = array("q"), array("d")
-    for piece in pieces:
-        steps.extend(piece.steps)
-        values.extend(piece.values)
-    if len(steps) != len(values):
-        raise CorruptError("A series' chunks have columns of different lengths.", kind="series")
-
-    def times() -> array[int]:
-        found = array("q")
-        for piece in pieces:
-            found.extend(piece.times() if callable(piece.times) else piece.times)
-        return found
-
-    if not by_time:
-        return Points(steps, times, values)
-    unsorted = times()
-    order = sorted(range(len(unsorted)), key=unsorted.__getitem__)
-    return Points(
-        array("q", [steps[i] for i in order]),
-        array("q", [unsorted[i] for i in order]),
-        array("d", [values[i] for i in order]),
-    )
