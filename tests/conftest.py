@@ -23,7 +23,10 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # What a person, a scheduler or an outer git may have set, and what CMF would read.
-FOREIGN_PREFIXES = ("CMF_", "GIT_", "KUBERNETES_", "PBS_", "SLURM_", "XDG_")
+FOREIGN_PREFIXES = (
+    *("CMF_", "GIT_", "KUBERNETES_", "PBS_", "SLURM_", "XDG_"),
+    *("LOCAL_", "MASTER_", "MPI_", "OMPI_", "PMIX_", "PMI_", "RANK", "TORCHELASTIC_", "WORLD_"),
+)
 
 GIT_CONFIG = """\
 [user]

@@ -138,6 +138,7 @@ def cli_page() -> str:
         ("`CMF_REMOTE`", "The remote that `push` and `pull` use if none is named: a name or a URL."),
         ("`CMF_MODE`", "`off` records nothing; the program runs as it would without CMF."),
         ("`CMF_EXECUTION`, `CMF_ATTEMPT`, `CMF_RANK`", "What processes that write one execution together share."),
+        ("`CMF_PARENT`", "The run that runs of this process are a part of, as `run.node` names it."),
         ("`NO_COLOR`", "Any value: no colours."),
         ("`XDG_STATE_HOME`", "Where a hub of this machine leaves its token for your commands."),
     ]

@@ -53,12 +53,24 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     off: bool = False
     execution: str = ""
     attempt: str = ""
-    rank: int = 0
+    rank: int | None = None
+    parent: str = ""
+    launcher: dict[str, str] = {}
     user: str = ""
     state_home: Path = Path()
     color: bool = True
     variables: dict[str, str] = {}
 
+
+LAUNCHERS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"),
+    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_MCA_ess_base_jobid"),
+    *("PMIX_RANK", "PMIX_NAMESPACE", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    *("SLURM_PROCID", "SLURM_STEP_ID", "SLURM_JOB_ID", "SLURM_CLUSTER_NAME", "SLURM_JOB_USER", "SLURM_SUBMIT_HOST"),
+    *("SLURM_SUBMIT_DIR", "SLURM_RESTART_COUNT", "SLURM_JOB_START_TIME"),
+)
+"""The environment variables by which launchers tell a process its place among others. They enter no record."""
 
 RECORDED = (
     "CUDA_VISIBLE_DEVICES",
@@ -86,8 +98,8 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
     mode = env.get("CMF_MODE", "local")
     if mode not in ("", "local", "off"):
         raise UsageError(f"CMF_MODE is '{mode}'.", hint="It takes 'local' or 'off'.")
-    rank = env.get("CMF_RANK", "0")
-    if not re.fullmatch("[0-9]{1,9}", rank):
+    rank = env.get("CMF_RANK", "")
+    if rank and not re.fullmatch("[0-9]{1,9}", rank):
         raise UsageError(f"CMF_RANK is '{rank}'.", hint="It takes a whole number from 0.")
     attempt = env.get("CMF_ATTEMPT", "")
     if attempt and not ATTEMPT.fullmatch(attempt):
@@ -99,7 +111,9 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         off=mode == "off",
         execution=env.get("CMF_EXECUTION", ""),
         attempt=attempt,
-        rank=int(rank),
+        rank=int(rank) if rank else None,
+        parent=env.get("CMF_PARENT", ""),
+        launcher={name: env[name] for name in LAUNCHERS if name in env},
         user=env.get("USER") or env.get("LOGNAME") or "",
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",

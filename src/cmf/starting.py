@@ -33,12 +33,13 @@ def run(
     """Start a run and return its handle.
 
     ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``resume`` goes on with an
-    execution by its id (or the start of it) in a new attempt. ``rank`` is this process's number among those that write
-    one execution together (`CMF_EXECUTION`, `CMF_ATTEMPT`, `CMF_RANK`). Raises `UsageError` for a bad scope,
-    `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your program.
+    execution by its id (or the start of it) in a new attempt. ``parent`` is the run that this one is a part of, or its
+    ``node`` (`CMF_PARENT`). ``rank`` is this process's number among those that write one execution together; torchrun,
+    MPI and Slurm say it themselves. Raises `UsageError` for a bad scope, `NotFoundError` for a resumed
+    execution that isn't here; otherwise recording never fails your program.
     """
     environment = config.environment()
-    above = parent.node if isinstance(parent, Run) else parent or ""
+    above = parent.node if isinstance(parent, Run) else parent or environment.parent
     _check_start(scope, params, name, author, above, rank)
     where = config.place(Path.cwd(), override=environment.dir)
     full = launch.scope(scope, where.parent)
@@ -46,19 +47,22 @@ def run(
         fresh = launch.uuid7(clocks.time_ns())
         return _Off(full, fresh, name or launch.two_words(fresh))
     recorder = recorders.of(where.absolute(), environment)
-    number = environment.rank if rank is None else rank
-    # Where ranks share no id, each records an execution of its own.
-    attempt, first = environment.attempt or f"1-{os.urandom(4).hex()}", number == 0 or not environment.execution
-    id_ = environment.execution or launch.uuid7(clocks.time_ns())
-    if not model.is_execution_id(id_):
-        raise UsageError(f"CMF_EXECUTION is '{id_}'.", hint="It takes a lower-case UUID.")
     if resume is not None:
         known = launch.known(where, resume)
-        full, id_, first = known.scope, known.id, False
-        highest = max((int(a.partition("-")[0]) for a in known.attempts if a.partition("-")[0].isdigit()), default=0)
-        attempt = f"{highest + 1}-{os.urandom(4).hex()}"
+        full = known.scope
         recorder.seen(known.last_t)
-    made = Run(recorder, full, id_, name=name or launch.two_words(id_), attempt=attempt, rank=number, first=first)
+        place = launch.resumed(known, launch.place(where, environment, full, rank))
+    else:
+        place = launch.place(where, environment, full, rank)
+    if place.problem:
+        recorder.drop(place.problem)
+    made = Run(
+        *(recorder, full, place.id),
+        name=name or launch.two_words(place.id),
+        attempt=place.attempt,
+        rank=place.rank,
+        first=place.first,
+    )
     made.start(
         command=list(command if command is not None else sys.argv),
         params=params or {},

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 DATABASE = "store.db"
+LAUNCH_SECONDS = 30 * 86_400
 
 
 def open_store(folder: Path) -> SqlStore:
@@ -72,7 +73,18 @@ def collect(folder: Path, store: SqlStore, objects: LocalObjects, clock: Clock, 
         for path in finished:
             path.unlink(missing_ok=True)
             store.forget_journal(path.name)
+        _forget_launches(folder / "launch", clock)
     return done
+
+
+def _forget_launches(folder: Path, clock: Clock) -> None:
+    """Remove what processes agreed on so long ago that none of them starts again."""
+    for path in folder.glob("*"):
+        try:
+            if path.stat().st_mtime_ns // 1000 < clock.wall_us - LAUNCH_SECONDS * 1_000_000:
+                path.unlink()
+        except OSError:
+            continue  # another collector removed it, or it belongs to another user
 
 
 def dropped(store: SqlStore) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,8 +55,35 @@ def alive(other: Process) -> bool | None:
     found = _stat(str(other.pid))
     if found is None:
         return None  # it exists, but /proc hides it, or there is none
-    state, start = found
+    state, start, _ = found
     return start == other.start and state not in _ZOMBIE
+
+
+def parent() -> tuple[str, ...]:
+    """Return who started this process, named so that no other process ever has the same name."""
+    return _named(os.getppid())
+
+
+def above(variable: str) -> tuple[str, ...]:
+    """Return, named as `parent` does, the nearest ancestor that was started without a variable: it is who set it."""
+    pid = os.getppid()
+    while pid > 1 and f"\0{variable}=" in "\0" + _text(f"/proc/{pid}/environ"):
+        found = _stat(str(pid))
+        if found is None:
+            break
+        pid = found[2]
+    return _named(pid)
+
+
+def _named(pid: int) -> tuple[str, ...]:
+    found = _stat(str(pid))
+    return (os.uname().nodename, _boot(), str(pid), str(found[1] if found else 0))
+
+
+def started(process: Process) -> float:
+    """Return when a process of this boot started, in seconds since 1970; 0 where that can't be found out."""
+    up = _text("/proc/uptime").split()
+    return time.time() - float(up[0]) + process.start / os.sysconf("SC_CLK_TCK") if up else 0.0
 
 
 def machine() -> dict[str, Any]:
@@ -153,11 +181,11 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _stat(pid: str) -> tuple[str, int] | None:
-    """Return a process's state and start time, or None if /proc doesn't say."""
+def _stat(pid: str) -> tuple[str, int, int] | None:
+    """Return a process's state, start time and parent, or None if /proc doesn't say."""
     # The command's name, in parentheses, may itself hold parentheses and blanks: what follows the last one counts.
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return (fields[0], int(fields[19])) if len(fields) > 19 else None
+    return (fields[0], int(fields[19]), int(fields[1])) if len(fields) > 19 else None
 
 
 @functools.cache
