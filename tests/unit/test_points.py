@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cmf.model.records import TEXT_CHARS_MAX
 from cmf.points import NAMES_CHARS_MAX, NAMES_MAX, Points, sets
 
 NS = 1000
@@ -49,9 +50,9 @@ def test_a_row_of_many_names_is_parted_into_sets_that_hold_each_name_once() -> N
     assert tuple(name for part in found for name in part) == names
 
 
-@pytest.mark.parametrize("chars", [NAMES_CHARS_MAX // 3, NAMES_CHARS_MAX // 3 + 1, NAMES_CHARS_MAX])
+@pytest.mark.parametrize("chars", [NAMES_CHARS_MAX // 20 - 2, NAMES_CHARS_MAX // 20 - 1, TEXT_CHARS_MAX - 2])
 def test_long_names_are_parted_so_that_each_set_can_be_held(chars: int) -> None:
-    names = tuple(str(number) * chars for number in range(9))
+    names = tuple(f"{number:02}" + "x" * chars for number in range(61))
     found = sets(names)
     assert tuple(name for part in found for name in part) == names
     assert all(part for part in found)
@@ -66,7 +67,7 @@ def test_parting_a_part_again_gives_the_same_part() -> None:
         assert sets(part) == [part]
 
 
-@pytest.mark.parametrize("key", [(), ("a", "a"), (1, "1"), ("x" * (NAMES_CHARS_MAX + 1),)])
+@pytest.mark.parametrize("key", [(), ("a", "a"), (1, "1"), ("x" * (TEXT_CHARS_MAX + 1),)])
 def test_names_that_are_none_are_double_or_too_long_are_refused(key: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="names"):
         Points(key)
