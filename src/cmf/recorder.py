@@ -25,6 +25,7 @@ from cmf.model import digest as digests
 from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects.local import LocalObjects
+from cmf.redaction import Redactor
 from cmf.worktree import git, machine
 from cmf.worktree.files import Files
 
@@ -63,6 +64,7 @@ class Recorder:
         self.folder = folder
         self.environment = environment
         self.objects = LocalObjects(folder / "objects")
+        self.redactor = Redactor(environment.secrets)
         self.files = Files(self.objects, folder.parent)
         self.process = machine.process()
         self.lock = threading.RLock()
@@ -113,15 +115,28 @@ class Recorder:
             run.forked()
 
     def write(self, scope: str, *records: model.Record) -> None:
-        """Append drafts to the journal; raises `OSError` if the disk refuses."""
+        """Append drafts to the journal, without the secrets in them; raises `OSError` if the disk refuses."""
         with self.lock:
             journal = self.journal()
             for record in records:
-                journal.record(scope, record)
+                journal.record(scope, self._redacted(record))
+
+    def _redacted(self, record: model.Record) -> model.Record:
+        redact = self.redactor
+        if isinstance(record, model.Property):
+            return msgspec.structs.replace(record, value=redact.value(record.value, record.key.rpartition("/")[2]))
+        if isinstance(record, model.Event):
+            path = redact.text(record.path) if isinstance(record.path, str) else record.path
+            attributes = redact.value(record.attributes)
+            return msgspec.structs.replace(record, path=path, name=redact.text(record.name), attributes=attributes)
+        if isinstance(record, model.Execution):
+            command, params = redact.words(record.command), redact.value(record.params)
+            return msgspec.structs.replace(record, command=command, params=params)
+        return record
 
     def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
-        why = str(encoding.to_value(why))  # what a name or a message holds need not be Unicode
+        why = self.redactor.text(str(encoding.to_value(why)))  # what a name or a message holds need not be Unicode
         self._unsaid += count
         if not self._warned:
             self._warned = True
@@ -148,7 +163,9 @@ class Recorder:
         root = self.folder.parent
         signature = git.signature(root)
         if self._code is None or self._code[0] != signature:
-            found = git.capture(root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max)
+            found = git.capture(
+                root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max, redactor=self.redactor
+            )
             value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
             if value.get("diff"):
                 value["diff"] = {"$object": value["diff"]}
