@@ -40,7 +40,7 @@ RESULTS = {
 }
 """What the methods of `Repo` answer with: module -> classes."""
 
-INTERNAL = {"Run.start", "Run.forked"}
+INTERNAL = {"Run.start", "Run.settle", "Run.killed", "Run.forked", "Run.buffers"}
 """Public to the package's other modules, but called by `cmf.run` and by a fork, never by a script."""
 
 

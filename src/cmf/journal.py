@@ -6,7 +6,6 @@ content (`docs/reference/format.md`). Writing takes no lock and opens no databas
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 import sys
@@ -24,7 +23,7 @@ from cmf.model.process import Process
 
 MAGIC = b"cmf-jrn\x01"
 VERSION = 1
-OPEN, RECORD, POINTS, HEARTBEAT, DROPPED, CLOSE = 1, 2, 3, 4, 5, 6
+OPEN, RECORD, POINTS, HEARTBEAT, DROPPED, CLOSE, LEAVE = 1, 2, 3, 4, 5, 6, 7
 FRAME_BYTES_MAX = 1 << 20
 READ_BYTES = 1 << 20
 POINTS_BYTES_MAX = 512 * 1024
@@ -69,6 +68,8 @@ class JournalWriter:
         self._folder = folder
         self._process = process
         self._handle = -1
+        self._end = 0
+        self._is_broken = False
         self._unsynced: list[bytes] = []
         self.path = folder
         _make_folders(folder)
@@ -80,16 +81,31 @@ class JournalWriter:
         self.path = self._folder / f"{host}-{process.pid}-{process.start}-{os.urandom(4).hex()}.j"
         self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
         opened = encoding.encode({**msgspec.to_builtins(process), "v": VERSION})
+        self._end, self._is_broken = 0, False
         self._write(MAGIC + _framed(bytes((OPEN,)) + opened))
 
     def _write(self, data: bytes) -> None:
-        """Append some bytes whole: a short write (a full disk) is taken back, so that later frames stay readable."""
-        written = os.write(self._handle, data)
-        if written != len(data):
-            end = os.lseek(self._handle, 0, os.SEEK_END)
-            os.ftruncate(self._handle, end - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        """Append some bytes whole: what a full disk took of them is taken back, so that later frames stay readable."""
+        if self._is_broken:
+            self._open()
+        done = 0
+        try:
+            while done < len(data):  # a network file system may take less than all
+                done += os.write(self._handle, data[done:] if done else data)
+        except OSError:
+            self._take_back()
+            raise
+        self._end += done
         self._unsynced.append(data)
+
+    def _take_back(self) -> None:
+        """Cut what a failed write has left behind; if that fails too, go on in a journal under a new name."""
+        try:
+            if os.fstat(self._handle).st_size != self._end:
+                os.ftruncate(self._handle, self._end)
+        except OSError:
+            self.abandon()
+            self._is_broken = True
 
     def record(self, scope: str, record: records.Record) -> None:
         """Append the draft of one record."""
@@ -137,6 +153,16 @@ class JournalWriter:
                 if not data.startswith(MAGIC):
                     self._write(data)
             os.fdatasync(self._handle)
+
+    def leave(self, t_us: int) -> int:
+        """Append the frame after which one byte more, the exit code, ends the file; return the handle to write it to.
+
+        The handle is the caller's. Nothing more can be recorded here.
+        """
+        self._write(_framed(_TIME.pack(LEAVE, t_us)))
+        os.fdatasync(self._handle)
+        handle, self._handle = self._handle, -1
+        return handle
 
     def close(self) -> None:
         """Append the close frame, sync, and close the file."""
@@ -191,6 +217,14 @@ def frames(path: Path, offset: int = 0) -> Iterator[Frame]:
             at = start + length
             offset += _FRAME.size + length
             yield Frame(offset, payload[0], payload[1:])
+
+
+def exit_code(path: Path, offset: int) -> int | None:
+    """Return the exit code that ends a journal, behind its leave frame; None if it isn't there."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        found = file.read(1)
+    return found[0] if found else None
 
 
 def parse_open(payload: bytes) -> Process:

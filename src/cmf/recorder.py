@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import sys
 import threading
 import time as clocks
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from cmf import config
+from cmf import config, ending
 from cmf.errors import CmfError, CorruptError
 from cmf.journal import JournalWriter
 from cmf.model import digest as digests
@@ -31,6 +33,8 @@ from cmf.worktree.files import Files
 
 FLUSH_SECONDS = 1.0
 SYNC_SECONDS = 5.0
+WAIT_SECONDS = 10.0
+"""How long a record waits for a disk that takes another's bytes. Rows of step metrics never wait."""
 
 
 class CmfWarning(UserWarning):
@@ -52,8 +56,20 @@ class Live(Protocol):
         """End the run as what an exception says."""
         ...
 
+    def killed(self, number: int) -> None:
+        """Write that a signal ends the run, without waiting for the disk."""
+        ...
+
+    def settle(self) -> bool:
+        """Hand over everything but how the run ended; return whether that is still open."""
+        ...
+
     def forked(self) -> None:
         """Forget what the parent will write."""
+        ...
+
+    def buffers(self, *, is_sure: bool) -> None:
+        """Say whether rows are sure to be flushed before the process ends."""
         ...
 
 
@@ -68,6 +84,7 @@ class Recorder:
         self.files = Files(self.objects, folder.parent)
         self.process = machine.process()
         self.lock = threading.RLock()
+        self.describing = threading.RLock()
         self.runs: list[Live] = []
         self._journal: JournalWriter | None = None
         self._unsaid, self._why = 0, ""
@@ -78,6 +95,8 @@ class Recorder:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._synced = clocks.monotonic()
+        self._is_closing = False
+        self._is_stuck = False
         try:
             self.config = config.read(folder)
         except CorruptError as error:  # the program is not to blame, and must run
@@ -107,16 +126,40 @@ class Recorder:
             self._journal.abandon()
         self._journal = None
         self._thread = None
-        self.lock = threading.RLock()
+        self.lock, self.describing = threading.RLock(), threading.RLock()
         self._wake = threading.Event()
+        self._unsaid, self._is_stuck = 0, False
         self.objects.forked()
         self.process = machine.process()
         for run in self.runs:
             run.forked()
+        if (workers := sys.modules.get("multiprocessing.util")) is not None:
+            # If it is a worker of multiprocessing that was forked, this is called next.
+            workers.register_after_fork(self, Recorder._serve_worker)
+
+    def _serve_worker(self) -> None:
+        """In a worker of multiprocessing: have what it leaves open ended when its function ends.
+
+        Such a worker ends by `os._exit`, without the handlers at exit.
+        """
+        from multiprocessing.util import Finalize
+
+        Finalize(None, self._end_worker, exitpriority=0)
+        for run in self.runs:
+            run.buffers(is_sure=True)
+
+    def _end_worker(self) -> None:
+        error = sys.exception()  # what ended the worker's function
+        for run in list(self.runs):
+            if error is None:
+                run.finish()
+            else:
+                run.fail(error)
+        self._note_dropped()
 
     def write(self, scope: str, *records: model.Record) -> None:
-        """Append drafts to the journal, without the secrets in them; raises `OSError` if the disk refuses."""
-        with self.lock:
+        """Append drafts without the secrets in them; raises `OSError` if the disk refuses, or does not answer."""
+        with self._turn():
             journal = self.journal()
             for record in records:
                 journal.record(scope, self._redacted(record))
@@ -134,24 +177,38 @@ class Recorder:
             return msgspec.structs.replace(record, command=command, params=params)
         return record
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the journal; `OSError` if another thread's write hangs: waited for once, not at every record."""
+        if not self.lock.acquire(timeout=0 if self._is_stuck else WAIT_SECONDS):
+            self._is_stuck = True
+            raise OSError(errno.EAGAIN, "The disk does not answer")
+        try:
+            self._is_stuck = False
+            yield
+        finally:
+            self.lock.release()
+
     def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
         why = self.redactor.text(str(encoding.to_value(why)))  # what a name or a message holds need not be Unicode
         self._unsaid += count
         if not self._warned:
             self._warned = True
-            warnings.warn(f"cmf could not record something: {why} 'cmf status' counts it.", CmfWarning, stacklevel=3)
+            _warn(f"cmf could not record something: {why} 'cmf status' counts it.")
         self._why = self._why or why
         self._note_dropped()
 
     def _note_dropped(self) -> None:
+        if not self._unsaid or not self.lock.acquire(blocking=False):
+            return  # who holds the journal may be waiting for the disk: tried again with what is recorded next
         try:
-            with self.lock:
-                if self._unsaid:
-                    self.journal().dropped(self._unsaid, self._why)
-                    self._unsaid, self._why = 0, ""
+            self.journal().dropped(self._unsaid, self._why)
+            self._unsaid, self._why = 0, ""
         except (OSError, CmfError):
-            pass  # the disk refuses this too: tried again with what is recorded next
+            pass  # the disk refuses this too: tried again, and told at the end
+        finally:
+            self.lock.release()
 
     @property
     def knows_code(self) -> bool:
@@ -189,13 +246,20 @@ class Recorder:
     def started(self, run: Live) -> None:
         """Take a run into care: its points are flushed in the background until it ends."""
         self.runs.append(run)
+        _signals.catch()
         self.keep_flushing()
 
     def keep_flushing(self) -> None:
         """Start the thread that flushes; a forked child has none until it logs."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._background, name="cmf", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._background, name="cmf", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread can be had: rows wait for the end of the run
+                thread.start()
+                self._thread = thread
+
+    def flush_soon(self) -> None:
+        """Have the thread that flushes do so now; never waits."""
+        self._wake.set()
 
     def ended(self, run: Live) -> None:
         """Make a run that ended durable."""
@@ -208,54 +272,66 @@ class Recorder:
                 self.journal().sync()
         except (OSError, CmfError) as error:
             self.drop(f"the end of a run could not be synced: {error}")
+        if not any(recorder.runs for recorder in _recorders.values()):
+            _signals.release()
+
+    def killed(self, number: int) -> None:
+        """End every open run as killed by a signal: written first, made durable after."""
+        for run in list(self.runs):
+            run.killed(number)
+        self._note_dropped()
+        with contextlib.suppress(OSError, CmfError):
+            if self._journal is not None:
+                self._journal.sync()
+            self.objects.flush()
 
     def _background(self) -> None:
-        while not self._wake.wait(FLUSH_SECONDS):
+        while not self._is_closing:
+            self._wake.wait(FLUSH_SECONDS)
+            self._wake.clear()
             for run in list(self.runs):
                 run.flush()
+            self._note_dropped()
             if clocks.monotonic() - self._synced >= SYNC_SECONDS and self.runs:
                 self._synced = clocks.monotonic()
                 try:
                     with self.lock:
-                        self.journal().heartbeat(clocks.time_ns() // 1000)
+                        self.journal().heartbeat(self.now())
                     self.objects.flush()
                     self.journal().sync()
                 except (OSError, CmfError) as error:
                     self.drop(f"the journal could not be synced: {error}")
 
-    def close(self) -> None:
+    def close(self, program: ending.Program) -> None:
         """End what is open, and close the journal: the interpreter is about to exit."""
-        error = getattr(sys, "last_value", None)
+        error, returned = program.error(), program.returned()
+        is_left = False
         for run in list(self.runs):
-            if isinstance(error, BaseException):
+            if error is not None:
                 run.fail(error)
-            elif _exits:
-                run.fail(SystemExit(_exits[-1]))
-            else:
+            elif returned:
                 run.finish()
+            else:
+                is_left = run.settle() or is_left
+        self._is_closing = True
         self._wake.set()
         self._note_dropped()
         with contextlib.suppress(CmfError):
             self.objects.close()
         if self._journal is not None:
             with contextlib.suppress(OSError), self.lock:
-                self._journal.close()
+                if is_left:
+                    ending.write_exit_code(self._journal.leave(self.now()))
+                else:
+                    self._journal.close()
             self._journal = None
+        if self._unsaid:
+            _warn(f"cmf could not record {self._unsaid} things, and nowhere could they be counted: {self._why}")
 
 
-_exits: list[Any] = []
-"""What `sys.exit` was given: a run that is still open when the interpreter ends, ends as the last of them says."""
-
-
-def _note_exits() -> None:
-    """Have `sys.exit` note its code: when the interpreter ends, Python does not tell it any more."""
-    leave = sys.exit  # noqa: TID251  # not to exit, but to hear of it
-
-    def noting_exit(status: Any = None, /) -> NoReturn:
-        _exits.append(status)
-        leave(status)
-
-    sys.exit = noting_exit  # noqa: TID251  # the same: nothing exits here
+def _warn(text: str) -> None:
+    with contextlib.suppress(Exception):  # even where the program makes errors of warnings
+        warnings.warn(text, CmfWarning, stacklevel=4)
 
 
 _recorders: dict[Path, Recorder] = {}
@@ -266,18 +342,31 @@ def of(folder: Path, environment: config.Environment) -> Recorder:
     recorder = _recorders.get(folder)
     if recorder is None:
         if not _recorders:
-            atexit.register(_close_all)
-            _note_exits()
+            atexit.register(_close_all, ending.Program())
             os.register_at_fork(after_in_child=_forked)
         recorder = _recorders[folder] = Recorder(folder, environment)
     return recorder
 
 
-def _close_all() -> None:
+def _close_all(program: ending.Program) -> None:
     for recorder in _recorders.values():
-        recorder.close()
+        recorder.close(program)
+    _signals.release()
 
 
 def _forked() -> None:
     for recorder in _recorders.values():
         recorder.forked()
+
+
+def _killed(number: int) -> None:
+    for recorder in _recorders.values():
+        recorder.killed(number)
+
+
+def _is_recording() -> bool:
+    """Tell whether this thread holds a journal: a signal has interrupted it there."""
+    return any(recorder.lock._is_owned() for recorder in _recorders.values())  # type: ignore[attr-defined]  # noqa: SLF001  # as `Condition` does
+
+
+_signals = ending.Signals(_killed, _is_recording)

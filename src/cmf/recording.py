@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time as clocks
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from cmf.worktree import git, machine
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
+ROWS_HELD_MAX = 2_000_000
 TEXT_CHARS_MAX = 200
 COMMAND_CHARS_MAX = 8192
 RESERVED = ("status/", "process/", "metric/", "label/", "retracted", "redacted")
@@ -58,6 +58,7 @@ class Run:
         self._described = False
         self._command: list[str] = []
         self._pid = os.getpid()
+        self._writes_through = False
         self.finished = False
 
     def __enter__(self) -> Self:
@@ -158,7 +159,16 @@ class Run:
             self._recorder.drop(f"a row of step metrics: {_said(error)}")
             return
         if len(points.rows) >= ROWS_BUFFERED_MAX:
+            self._crowded(points)
+        elif self._writes_through:
             self.flush()
+
+    def _crowded(self, points: Points) -> None:
+        """Have the rows written soon; if the disk has not taken any for so long, leave the newest out."""
+        if len(points.rows) > ROWS_HELD_MAX:
+            del points.rows[ROWS_HELD_MAX:]
+            self._recorder.drop("a row of step metrics: the disk does not answer.")
+        self._recorder.flush_soon()
 
     def flush(self) -> None:
         """Hand the rows logged so far to the journal; from then on they survive the process being killed."""
@@ -286,7 +296,7 @@ class Run:
     def _describe(self) -> None:
         """Record code, environment, machine and user, once: beside the run, or at its end if that comes first."""
         recorder = self._recorder
-        with recorder.lock:
+        with recorder.describing:
             if self._described:
                 return
             self._described = True
@@ -306,8 +316,8 @@ class Run:
                     value["code"] = code
                 key = f"process/{self.attempt}/{self.rank}"
                 recorder.write(self.scope, model.Property(subject=self.node, key=key, value=value, t=recorder.now()))
-            except (OSError, CmfError) as error:
-                recorder.drop(f"code and environment: {error}")
+            except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, git, odd text
+                recorder.drop(f"code and environment: {_said(error)}")
 
     def finish(
         self,
@@ -318,31 +328,46 @@ class Run:
         error: Mapping[str, Any] | None = None,
     ) -> None:
         """End the run; when this returns, all of it survives power loss. Ending it again changes nothing."""
-        if self.finished or self._pid != os.getpid():
-            return
-        self.finished = True
-        self._describe()
+        if self.settle():
+            self._end(status, exit, signal, error)
+            self._recorder.ended(self)
+
+    def settle(self) -> bool:
+        """Hand over everything but how the run ended; return whether that is for this process to say, and open."""
+        is_own = self._pid == os.getpid()
+        if is_own and not self.finished:
+            self._describe()
         self.flush()
-        ended = clocks.time_ns() // 1000
-        value = {"status": status, "ended": ended, "exit": exit, "signal": signal, "error": error}
+        return is_own and not self.finished
+
+    def _end(self, status: str, exit: int | None, signal: int | None, error: Mapping[str, Any] | None) -> None:
+        self.finished = True
+        t = self._recorder.now()
+        value = {"status": status, "ended": t, "exit": exit, "signal": signal, "error": error}
         value = {key: found for key, found in value.items() if found is not None}
         # Written as it is, not as a value of the program's: its traceback names an object.
-        key = f"status/{self.attempt}/{self.rank}"
-        self._write(model.Property(subject=self.node, key=key, value=value, t=self._recorder.now()))
-        self._recorder.ended(self)
+        self._write(model.Property(subject=self.node, key=f"status/{self.attempt}/{self.rank}", value=value, t=t))
+
+    def killed(self, number: int) -> None:
+        """Record that a signal ends the process, without waiting for the disk: what a recorder does."""
+        self.flush()
+        if self._pid == os.getpid() and not self.finished:
+            self._end("killed", 128 + number, number, None)
+            self._describe()
 
     def fail(self, error: BaseException) -> None:
         """End the run as what an exception says: failed, killed by ctrl-C, or what `sys.exit` was given."""
         if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+            # A parent sees the code modulo 256.
+            code = error.code & 0xFF if isinstance(error.code, int) else 0 if error.code is None else 1
             self.finish("failed" if code else "finished", exit=code)
             return
         said: dict[str, Any] = {"type": type(error).__name__, "message": _said(error)}
         try:
             text = self._recorder.redactor.text("".join(traceback.format_exception(error)))
             said["traceback"] = {"$object": self._recorder.keep(text.encode("utf-8", "backslashreplace"))}
-        except (OSError, CmfError) as problem:
-            self._recorder.drop(f"traceback: {problem}")
+        except Exception as problem:  # noqa: BLE001  # the disk, or an exception that cannot be shown
+            self._recorder.drop(f"traceback: {_said(problem)}")
         if isinstance(error, KeyboardInterrupt):
             self.finish("killed", exit=130, signal=2, error=said)
         else:
@@ -353,6 +378,14 @@ class Run:
         self._points, self._written = {}, {}
         # Its rows are a line of their own beside the parent's, which goes on counting its own.
         self.rank = os.getpid()
+        self.buffers(is_sure=False)
+
+    def buffers(self, *, is_sure: bool) -> None:
+        """Say whether rows are sure to be flushed before this process ends; if not, each is written when it is logged.
+
+        A forked child mostly ends by `os._exit`, of which nothing here hears.
+        """
+        self._writes_through = not is_sure
 
 
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:

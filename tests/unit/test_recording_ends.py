@@ -51,6 +51,12 @@ def child(folder: Path, text: str) -> Iterator[subprocess.Popen[str]]:
         started.communicate()
 
 
+def steps_of_every_rank(repo: cmf.Repo, found: views.Execution) -> list[int]:
+    """Return the steps of `loss`: each process that logs to a run has a line of its own."""
+    ranks = {held.rank for held in repo.store.index.series(found.node, "loss")}
+    return sorted(step for rank in ranks for step in repo.series(found, "loss", rank=rank).steps)
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while not holds():
@@ -137,9 +143,112 @@ def test_a_run_that_nobody_ends_is_killed_with_the_program(tmp_path: Path) -> No
     assert (found.status, found.exit) == ("killed", 130)
 
 
-def test_a_run_that_nobody_ends_never_reads_as_finished_if_the_program_exits_with_a_code(tmp_path: Path) -> None:
-    found, _ = ended(tmp_path, "run = cmf.run('p/a')\nsys.exit(3)", code=3)
-    assert found.status != "finished"
+@pytest.mark.parametrize("way", ["sys.exit({})", "raise SystemExit({})", "exit({})"])
+@pytest.mark.parametrize(
+    ("said", "code", "status"),
+    [("", 0, "finished"), ("3", 3, "failed"), ("-1", 255, "failed"), ("'sorry'", 1, "failed")],
+)
+def test_a_run_that_nobody_ends_ends_by_the_code_that_the_program_exits_with(
+    tmp_path: Path, way: str, said: str, code: int, status: str
+) -> None:
+    text = f"try:\n    sys.exit(0)\nexcept SystemExit: pass\nrun = cmf.run('p/a')\n{way.format(said)}"
+    found, _ = ended(tmp_path, text, code=code)
+    assert (found.status, found.exit, found.error) == (status, code, {})
+    assert found.ended is not None
+    assert found.started is not None
+    assert found.ended > found.started
+    assert os.listdir(tmp_path / ".cmf" / "journal") == []
+
+
+def test_an_exit_that_the_program_catches_ends_no_run(tmp_path: Path) -> None:
+    found, _ = ended(tmp_path, "run = cmf.run('p/a')\ntry:\n    sys.exit(3)\nexcept SystemExit: pass")
+    assert (found.status, found.exit) == ("finished", 0)
+
+
+def test_an_exception_that_the_program_or_a_thread_survives_ends_no_run(tmp_path: Path) -> None:
+    text = (
+        "import threading\n"
+        "run = cmf.run('p/a')\n"
+        "try: raise KeyError('lr')\n"
+        "except KeyError as error: sys.last_value, sys.last_traceback = error, error.__traceback__.tb_next\n"
+        "thread = threading.Thread(target=lambda: 1 / 0)\n"
+        "thread.start(); thread.join()\n"
+    )
+    found, _ = ended(tmp_path, text)
+    assert (found.status, found.exit) == ("finished", 0)
+
+
+def test_a_module_and_a_script_end_alike(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import cmf, sys\nrun = cmf.run('p/a')\nif len(sys.argv) > 1: raise SystemExit(4)"
+    )
+    for command in (["train.py"], ["-m", "train"]):
+        for more, code in (([], 0), (["x"], 4)):
+            done = subprocess.run([sys.executable, *command, *more], cwd=tmp_path, timeout=60, check=False)
+            assert done.returncode == code
+    with cmf.open(tmp_path) as repo:
+        assert sorted((view.status, view.exit) for view in repo.executions()) == [
+            *[("failed", 4)] * 2,
+            *[("finished", 0)] * 2,
+        ]
+
+
+SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("way", ["run = cmf.run('p/a')", "run = cmf.run('p/a').__enter__()"])
+def test_a_signal_kills_as_before_and_the_run_says_so(tmp_path: Path, number: signal.Signals, way: str) -> None:
+    text = f"{way}\nrun.log({{'loss': 0.5}})\nprint('ready', flush=True)\nwhile True: time.sleep(60)"
+    with child(tmp_path, text) as process:
+        process.send_signal(number)
+        assert process.wait(WAIT_SECONDS) == -number
+    found = only(tmp_path)
+    assert (found.status, found.exit, found.metrics) == ("killed", 128 + number, {"loss": 0.5})
+    with cmf.open(tmp_path) as repo:
+        (write,) = [
+            w
+            for w in repo.store.index.history(found.node)
+            if w.key.startswith("status/") and w.value["status"] == "killed"
+        ]
+        assert write.value["signal"] == number
+
+
+def test_a_programs_own_handler_of_a_signal_is_the_one_that_runs(tmp_path: Path) -> None:
+    text = (
+        "def mine(number, frame): sys.exit(5)\n"
+        "{}\n"
+        "with cmf.run('p/a') as run:\n"
+        "    {}\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    install = "signal.signal(signal.SIGTERM, mine)"
+    for before, within in ((install, "pass"), ("pass", install)):
+        script(tmp_path, "import cmf, signal, sys\n" + text.format(before, within), code=5)
+    with cmf.open(tmp_path) as repo:
+        assert [(view.status, view.exit) for view in repo.executions()] == [("failed", 5)] * 2
+
+
+def test_handlers_of_signals_are_there_while_a_run_is_open_and_only_then(tmp_path: Path) -> None:
+    text = (
+        "import faulthandler\n"
+        "faulthandler.register(signal.SIGUSR1)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "every = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGXCPU)\n"
+        "before = [signal.getsignal(number) for number in every]\n"
+        "one, two = cmf.run('p/a'), cmf.run('p/a')\n"
+        "within = [signal.getsignal(number) for number in every]\n"
+        "assert [a is b for a, b in zip(before, within)] == [False, True, True, True, False]\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+        "one.finish()\n"
+        "assert [signal.getsignal(number) for number in every] == within\n"
+        "two.finish()\n"
+        "assert [signal.getsignal(number) for number in every] == before\n"
+        "import threading\n"
+        "thread = threading.Thread(target=lambda: cmf.run('p/a').finish())\n"
+        "thread.start(); thread.join()\n"
+    )
+    assert "most recent call first" in script(tmp_path, "import cmf, signal\n" + text).err
 
 
 def test_runs_in_runs_end_each_as_its_own(tmp_path: Path) -> None:
@@ -279,6 +388,78 @@ def test_a_run_that_a_forked_child_starts_is_its_own(tmp_path: Path) -> None:
             "parent": {"loss": 2.0},
             "child": {"loss": 1.0},
         }
+
+
+@pytest.mark.parametrize("way", ["os._exit(0)", "sys.exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_what_a_forked_child_logs_in_its_last_moment_is_there(tmp_path: Path, way: str) -> None:
+    text = (
+        "with cmf.run('p/a') as run:\n"
+        "    if os.fork() == 0:\n"
+        "        for step in range(20): run.log({'loss': step}, step=step)\n"
+        f"        {way}\n"
+        "    os.wait()\n"
+    )
+    found, _ = ended(tmp_path, text)
+    assert (found.status, found.exit) == ("finished", 0)
+    with cmf.open(tmp_path) as repo:
+        assert steps_of_every_rank(repo, found) == list(range(20))
+
+
+@pytest.mark.parametrize("end", ["pool.close(); pool.join()", "pool.terminate(); pool.join()"])
+def test_what_a_worker_of_multiprocessing_logs_in_its_last_moment_is_there(tmp_path: Path, end: str) -> None:
+    text = (
+        "import multiprocessing\n"
+        "def work(step): run.log({'loss': step}, step=step)\n"
+        "with cmf.run('p/a') as run:\n"
+        "    pool = multiprocessing.get_context('fork').Pool(2)\n"
+        "    pool.map(work, range(20))\n"
+        f"    {end}\n"
+    )
+    found, _ = ended(tmp_path, text)
+    assert found.status == "finished"
+    with cmf.open(tmp_path) as repo:
+        assert steps_of_every_rank(repo, found) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [("pass", "finished", 0), ("sys.exit(6)", "failed", 6), ("raise KeyError('lr')", "failed", 1)],
+)
+def test_a_run_that_a_worker_starts_and_leaves_open_ends_as_the_worker_does(
+    tmp_path: Path, body: str, status: str, code: int
+) -> None:
+    text = (
+        "import multiprocessing\n"
+        "def work():\n"
+        "    run = cmf.run('p/child')\n"
+        f"    {body}\n"
+        "cmf.run('p/parent').finish()\n"
+        "worker = multiprocessing.get_context('fork').Process(target=work)\n"
+        "worker.start(); worker.join()\n"
+        f"assert worker.exitcode == {code}, worker.exitcode\n"
+    )
+    script(tmp_path, "import cmf, sys\n" + text)
+    with cmf.open(tmp_path) as repo:
+        found = {view.stage: (view.status, view.exit) for view in repo.executions()}
+    assert found == {"parent": ("finished", 0), "child": (status, code)}
+
+
+def test_a_clock_that_is_set_back_makes_no_run_end_before_it_started(tmp_path: Path) -> None:
+    text = (
+        "import time\n"
+        "real, back = time.time_ns, 0\n"
+        "time.time_ns = lambda: real() - back\n"
+        "run = cmf.run('p/a')\n"
+        "run.metrics(f1=1)\n"
+        "back = 3_600_000_000_000\n"
+        "run.metrics(f1=2)\n"
+        "run.finish()\n"
+    )
+    found, _ = ended(tmp_path, text)
+    assert (found.status, found.metrics) == ("finished", {"f1": 2})
+    assert found.started is not None
+    assert found.ended is not None
+    assert found.ended > found.started
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

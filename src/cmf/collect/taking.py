@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -50,6 +51,7 @@ class State(msgspec.Struct):
     offset: int = 0
     process: Process | None = None
     closed: bool = False
+    left: int = 0
     lost: bool = False
     open: dict[str, int] = {}
     sets: dict[str, chunks.Waiting] = {}
@@ -82,6 +84,8 @@ class Journal:
             waiting: list[tuple[str, bytes]] = []
             more = self._read(state, records, waiting)
             if not more:
+                if state.left and (code := journal.exit_code(self.path, state.offset)) is not None:
+                    self._leave(state, records, code)
                 ended = dead is True or state.closed
                 if ended or dead is None:
                     self._lose(state, records)
@@ -116,6 +120,8 @@ class Journal:
                 state.dropped_first = state.dropped_first or str(found.get("first", ""))
             elif frame.tag == journal.CLOSE:
                 state.closed = True
+            elif frame.tag == journal.LEAVE:
+                state.left = int.from_bytes(frame.payload[:8], "little")
             if len(records) >= TAKE_RECORDS:
                 return True
         return False
@@ -182,13 +188,20 @@ class Journal:
 
     def _lose(self, state: State, records: list[tuple[str, bytes, bytes]]) -> None:
         """Record as lost every run that this journal left without an end."""
+        self.done.lost += len(state.open)
+        self._end(state, records, {"status": "lost", "heard": state.heard}, self.clock.wall_us)
+
+    def _leave(self, state: State, records: list[tuple[str, bytes, bytes]], code: int) -> None:
+        """Record how the process ended, which its exit code says, of every run that it left open."""
+        value = {"status": "failed" if code else "finished", "exit": code, "ended": state.left}
+        self._end(state, records, value, state.left)
+        state.closed = True
+
+    def _end(self, state: State, records: list[tuple[str, bytes, bytes]], value: dict[str, Any], now: int) -> None:
         for place, t in state.open.items():
             scope, subject, key = json.loads(place)
-            value = {"status": "lost", "heard": state.heard}
-            now = min(max(self.clock.wall_us, t + 1), encoding.INTEGER_MAX)
-            lost = model.Property(subject=subject, key=key, value=value, t=now)
-            records.append((scope, *model.salted(lost, self.identity.secret)))
-            self.done.lost += 1
+            ended = model.Property(subject=subject, key=key, value=value, t=min(max(now, t + 1), encoding.INTEGER_MAX))
+            records.append((scope, *model.salted(ended, self.identity.secret)))
         state.open = {}
 
     def _cut_points(
