@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from cmf import collect, config, sync, transfer, witness
+from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, views
 from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
+from cmf.model.exchange import Sample
 from cmf.objects import damaged, read
 from cmf.objects.local import LocalObjects
 from cmf.series import Points, points
@@ -231,6 +233,32 @@ class Repo:
             remotes[name] = config.Remote(url=url)
         self.config = msgspec.structs.replace(self.config, remotes=remotes)
         config.write(self.folder, self.config)
+
+    def pack(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scopes: Sequence[str] = (),
+        since: str = "",
+        data: bool = False,
+        progress: sync.Progress = sync.nothing,
+    ) -> sync.Moved:
+        """Write what is here into a bundle, for a site that no network reaches.
+
+        ``since``: a bundle that came from there; what its maker held is left out. See `cmf.sync.pack`.
+        """
+        self.collect(cut=True)
+        sync.seal(self.folder, self.store, now())
+        held: Sequence[Sample] = ()
+        if since:
+            with Bundle.open(Path(since)) as theirs:
+                held = theirs.holds
+        return sync.pack(self.store, self.objects, Path(path), scopes=scopes, since=held, data=data, progress=progress)
+
+    def unpack(self, path: str | os.PathLike[str], *, progress: sync.Progress = sync.nothing) -> sync.Moved:
+        """Take in a bundle. See `cmf.sync.unpack`."""
+        self.collect()
+        return sync.unpack(self.store, self.objects, Path(path), progress=progress)
 
     def trust(self, remote: str) -> None:
         """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""

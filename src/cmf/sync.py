@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cmf import collect, transfer, witness
+from cmf.bundle import Bundle, Stream
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import views
 from cmf.model import digest as digests
 from cmf.model import encoding, wire
-from cmf.model.exchange import Admission, View
+from cmf.model.exchange import Admission, Sample, View
 from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
@@ -160,6 +161,77 @@ def _pull(
     _admit(moved, transfer.transfer(hub.peer, local, View(scopes=scopes)), progress)
     if not moved.refused:
         store.set_meta(place, standing.cursor)
+
+
+def pack(
+    store: SqlStore,
+    objects: LocalObjects,
+    path: Path,
+    *,
+    scopes: Sequence[str] = (),
+    since: Sequence[Sample] = (),
+    data: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Write a bundle of what this store holds in some scopes beyond ``since``: what its receiver said that it holds.
+
+    With it go the objects that a push would send, with ``data`` every artifact. Everything is sealed before.
+    """
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    view = View(scopes=tuple(scopes))
+    local = transfer.LocalPeer(store)
+    with Bundle.create(path, holds=local.streams(View()), base=_base(store, since)) as made:
+        _admit(moved, transfer.transfer(local, made, view), progress)
+        for digest in {**made.evidence, **(made.artifacts if data else {})}:
+            _pack_object(objects, made, digest, moved, progress)
+        made.seal()
+    return moved
+
+
+def _base(store: SqlStore, since: Sequence[Sample]) -> dict[bytes, Stream]:
+    found = {}
+    for stream, heads in store.have(since).items():
+        scope = store.scope_of(stream)
+        said = {point.hash for sample in since if sample.stream == stream for point in sample.points}
+        base = {head.hash: head.n for head in heads if head.hash in said}
+        if scope is not None and base:
+            found[stream] = Stream(*scope, base, {})
+    return found
+
+
+def _pack_object(objects: LocalObjects, made: Bundle, digest: str, moved: Moved, progress: Progress) -> None:
+    for name in (digests.object_of(digest), *_members(objects, digest)):
+        if name in made.objects:
+            continue
+        try:
+            with objects.open(name) as source:
+                moved.object_bytes += made.put(name, source)
+        except NotFoundError:
+            moved.stayed += 1
+            continue
+        moved.objects += 1
+        progress("objects", 1)
+
+
+def _members(objects: LocalObjects, digest: str) -> list[str]:
+    """Return the files of a folder whose manifest is here."""
+    if not digest.startswith(digests.TREE) or objects.absent([digests.object_of(digest)]):
+        return []
+    return [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
+
+
+def unpack(store: SqlStore, objects: LocalObjects, path: Path, *, progress: Progress = nothing) -> Moved:
+    """Take in a bundle: its segments, each verified as from a hub, then its objects. Twice changes nothing."""
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    with Bundle.open(path) as found:
+        _admit(moved, transfer.transfer(found, transfer.LocalPeer(store), View()), progress)
+        for digest in objects.absent(found.objects):
+            with found.read(digest) as source:
+                moved.object_bytes += objects.put(digest, source)
+            moved.objects += 1
+            progress("objects", 1)
+    _note_kept(store, objects)
+    return moved
 
 
 def needed(view: views.Execution) -> list[str]:

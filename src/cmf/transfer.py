@@ -13,6 +13,7 @@ import msgspec
 
 from cmf import errors, signing
 from cmf.errors import CmfError, CorruptError
+from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import Admission, Head, Sample, View
 from cmf.model.segment import Genesis, Segment
@@ -74,49 +75,68 @@ class LocalPeer:
 
     def admit(self, segments: Iterable[bytes], *, sparse: bool = False) -> Iterator[Admission]:
         """Verify and commit each segment. ``sparse``: the one before it need not be held (it came by `get`)."""
-        for wire in segments:
-            yield self._admit(wire, sparse=sparse)
 
-    def _admit(self, wire: bytes, *, sparse: bool) -> Admission:
-        segment: Segment | None = None
-        scope = ""
-        try:
-            segment = segments.from_wire(wire)
-            scope, writer, site = self._stream(segment)
-            if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
-                raise CorruptError("A segment's signature is not its writer's.", kind="signature")
-            checked = segments.check_body(segment)
+        def insert(segment: Segment, _: bytes, checked: Checked) -> bool:
+            scope, writer, site = self._scope_of(segment)
             if self._authorize is not None:
                 self._authorize(scope, writer, site)
             items = [Item(scope, id_, data, record) for id_, data, record in checked]
-            new = self._store.insert(segment, items, sparse=sparse)
-        except CmfError as error:
-            return Admission(
-                stream=segment.stream.hex() if segment else "",
-                n=segment.n if segment else -1,
-                hash=segment.hash.hex() if segment else "",
-                outcome="refused",
-                scope=scope,
-                kind=error.kind,
-                detail=str(error),
-                status=errors.http_status(error),
-            )
-        return Admission(
-            stream=segment.stream.hex(),
-            n=segment.n,
-            hash=segment.hash.hex(),
-            outcome="new" if new else "known",
-            records=len(items),
-            scope=scope,
-        )
+            return self._store.insert(segment, items, sparse=sparse)
 
-    def _stream(self, segment: Segment) -> tuple[str, bytes, str]:
-        if isinstance(segment.fields, Genesis):
-            return segment.fields.scope, bytes.fromhex(segment.fields.writer), segment.fields.site
-        known = self._store.scope_of(segment.stream)
-        if known is None:
-            raise errors.ConflictError("A segment came without the start of its stream.", kind="gap")
-        return known
+        for wire in segments:
+            yield admitted(wire, self._store.scope_of, insert)
+
+    def _scope_of(self, segment: Segment) -> tuple[str, bytes, str]:
+        return stream_of(segment, self._store.scope_of)
+
+
+Checked = list[tuple[bytes, bytes, model.Record | None]]
+"""The (id, bytes, record) of a segment's body, each checked."""
+
+Known = Callable[[bytes], tuple[str, bytes, str] | None]
+"""Returns (scope, writer's key, site) of a stream that is held."""
+
+
+def stream_of(segment: Segment, known: Known) -> tuple[str, bytes, str]:
+    """Return (scope, writer's key, site) of a segment's stream; `ConflictError` if its start isn't held."""
+    if isinstance(segment.fields, Genesis):
+        return segment.fields.scope, bytes.fromhex(segment.fields.writer), segment.fields.site
+    found = known(segment.stream)
+    if found is None:
+        raise errors.ConflictError("A segment came without the start of its stream.", kind="gap")
+    return found
+
+
+def admitted(wire: bytes, known: Known, insert: Callable[[Segment, bytes, Checked], bool]) -> Admission:
+    """Verify one segment's wire bytes, then insert it; say what became of it. ``insert`` tells whether it was new."""
+    segment: Segment | None = None
+    scope = ""
+    try:
+        segment = segments.from_wire(wire)
+        scope, writer, _ = stream_of(segment, known)
+        if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
+            raise CorruptError("A segment's signature is not its writer's.", kind="signature")
+        checked = segments.check_body(segment)
+        new = insert(segment, wire, checked)
+    except CmfError as error:
+        return Admission(
+            stream=segment.stream.hex() if segment else "",
+            n=segment.n if segment else -1,
+            hash=segment.hash.hex() if segment else "",
+            outcome="refused",
+            scope=scope,
+            kind=error.kind,
+            detail=str(error),
+            status=errors.http_status(error),
+        )
+    return Admission(
+        stream=segment.stream.hex(),
+        n=segment.n,
+        hash=segment.hash.hex(),
+        outcome="new" if new else "known",
+        records=len(checked),
+        scope=scope,
+    )
 
 
 class Problem(msgspec.Struct, frozen=True):

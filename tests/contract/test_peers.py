@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from cmf.bundle import Bundle
 from cmf.store.postgres import Postgres
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
@@ -31,6 +32,13 @@ class TestStoreInPostgres(PeerSuite):
     @pytest.fixture
     def peer(self, postgres: Postgres) -> Peer:
         return LocalPeer(SqlStore(postgres))
+
+
+class TestBundle(PeerSuite):
+    @pytest.fixture
+    def peer(self, tmp_path: Path) -> Iterator[Peer]:
+        with Bundle.create(tmp_path / "some.bundle") as bundle:
+            yield bundle
 
 
 class TestHub(PeerSuite):

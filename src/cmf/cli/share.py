@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -125,6 +126,49 @@ def pull(remote: str, scopes: tuple[str, ...], ancestors: str, data: bool, as_js
     sync.check(moved, "store here")
 
 
+@click.group()
+def bundle() -> None:
+    """Carry records and data in a file, to and from sites that no network reaches."""
+
+
+@bundle.command("create")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option(
+    "--since", default="", metavar="BUNDLE", help="Leave out what the maker of this bundle, the receiver, held."
+)
+@click.option("--data", is_flag=True, help="Put in the bytes of every artifact, not only those up to 1 MiB.")
+@JSON
+def bundle_create(file: Path, scopes: tuple[str, ...], since: str, data: bool, as_json: bool) -> None:
+    """Write what is here into FILE: all of it, some scopes, or what the receiver lacks.
+
+    \b
+      cmf bundle create lab.bundle
+      cmf bundle create more.bundle --since from-edge.bundle --data
+    """
+    from cmf import sync
+
+    with _here() as here, _progress("Packing") as progress:
+        moved = here.pack(file, scopes=scopes, since=since, data=data, progress=progress)
+    _report("Packed", moved, as_json)
+    sync.check(moved, "bundle")
+    if not as_json:
+        click.echo(f"Next, where it is to go: cmf bundle apply {file.name}")
+
+
+@bundle.command("apply")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@JSON
+def bundle_apply(file: Path, as_json: bool) -> None:
+    """Take in what FILE holds. It is checked whole before anything is taken; taking it in twice changes nothing."""
+    from cmf import repo, sync
+
+    with _here(or_make=repo.init) as here, _progress("Unpacking") as progress:
+        moved = here.unpack(file, progress=progress)
+    _report("Took in", moved, as_json)
+    sync.check(moved, "store here")
+
+
 @click.command()
 @JSON
 def verify(as_json: bool) -> None:
@@ -168,7 +212,7 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
     if moved.known:
         click.echo(f"  there already: {render.count(moved.known, 'segment')}")
     if moved.stayed:
-        more = f" ({render.size(moved.stayed_bytes)}); --data sends them" if what == "Pushed" else ""
+        more = f" ({render.size(moved.stayed_bytes)}); --data takes them along" if what in ("Pushed", "Packed") else ""
         click.echo(f"  stayed behind: {render.count(moved.stayed, 'object')}{more}")
 
 
