@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from cmf import collect, config, sync, transfer, witness
+from cmf import collect, config, series, sync, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -25,7 +25,7 @@ from cmf.model import records as model
 from cmf.model.exchange import Sample
 from cmf.objects import damaged, read
 from cmf.objects.local import LocalObjects
-from cmf.series import Points, points
+from cmf.series import Points
 from cmf.store.sql import SqlStore
 from cmf.worktree.files import Files
 
@@ -166,12 +166,27 @@ class Repo:
         self.collect()
         return self.store.index
 
-    def series(self, execution: str | views.Execution, name: str, *, attempt: str = "", rank: int = 0) -> Points:
+    def series(
+        self,
+        execution: str | views.Execution,
+        name: str,
+        *,
+        steps: tuple[int | None, int | None] = (None, None),
+        points: int | None = None,
+        attempt: str = "",
+        rank: int = 0,
+    ) -> Points:
         """Return the points of one name of an execution's step metrics, as logged.
+
+        ``steps`` are the first step and the one after the last, as for `range`; None leaves an end open. If there are
+        more than ``points`` of them, as many as that stand for all, enough to draw the same chart: of each stretch the
+        first, the least, the greatest and the last. That reads a few thousand points of a million.
 
         If the name was logged together with different others, the points of all these are merged by time.
         Of the newest attempt unless one is named; of rank 0 unless another is.
         """
+        if points is not None and points < 4:
+            raise UsageError(f"A series cannot be told in {points} points.", hint="Ask for 4 or more.")
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
         self.collect()
         attempt = attempt or (view.attempts[-1] if view.attempts else "")
@@ -181,7 +196,8 @@ class Repo:
             if (a, r) == (attempt, rank)
         ]
         held = [ref for ref in self.store.index.series(view.node, name) if (ref.attempt, ref.rank) == (attempt, rank)]
-        found = points(name, held=held, waiting=waiting, objects=self.objects)
+        store = series.Store(self.objects, self.folder / "thinned")
+        found = series.points(name, held=held, waiting=waiting, store=store, between=steps, most=points)
         if found is None:
             known = ", ".join(self.store.index.series_names(view.node)) or "none"
             raise NotFoundError(

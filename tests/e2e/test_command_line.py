@@ -142,6 +142,30 @@ def test_lineage_goes_up_and_down_through_files(project: Path) -> None:
     assert "detector/evaluate" in cmf(project, "lineage", "model.bin", "--down").out
 
 
+def test_a_step_metric_is_drawn_and_given_as_columns(project: Path) -> None:
+    recorded(project)
+    (found,) = cmf(project, "log", "--json", "stage = evaluate").json["executions"]
+    chart = cmf(project, "show", found["id"], "--series", "loss").out.splitlines()
+    assert chart[0] == "loss"
+    assert chart[1].split()[0] == "1", "the greatest value is at the top"
+    assert chart[-2].split()[0] == "0.05", "and the least at the bottom"
+    assert chart[-1].split() == ["0", "19"]
+    assert {len(line) for line in chart[1:-1]} == {len(chart[1])}
+    found = cmf(project, "show", found["id"], "--series", "loss", "--json", "--points", "8").json
+    assert found["steps"][0] == 0
+    assert found["steps"][-1] == 19
+    assert found["values"] == [1 / (step + 1) for step in found["steps"]]
+    assert len(found["times"]) == len(found["steps"]) <= 8
+
+
+@pytest.mark.parametrize("values", ["[1e308, -1e308]", "[float('nan')]", "[5e-324, 0.0]", "[2.0]", "[float('inf'), 1]"])
+def test_odd_values_are_drawn_without_a_fault(project: Path, values: str) -> None:
+    script(project, f"import cmf\nwith cmf.run('p/odd') as run:\n  [run.log({{'x': v}}) for v in {values}]")
+    (found,) = cmf(project, "log", "--json").json["executions"]
+    assert cmf(project, "show", found["id"], "--series", "x").out.startswith("x")
+    assert len(cmf(project, "show", found["id"], "--series", "x", "--json").json["values"]) == values.count(",") + 1
+
+
 def test_status_tells_what_waits_and_verify_that_all_is_well(project: Path) -> None:
     recorded(project)
     status = cmf(project, "status", "--json").json

@@ -54,8 +54,10 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: s
 @click.argument("name")
 @click.option("--history", is_flag=True, help="Every value that each property ever had, newest first.")
 @click.option("--diff", is_flag=True, help="The uncommitted changes that the code ran with.")
+@click.option("--series", metavar="METRIC", default="", help="A chart of one step metric; with --json, its points.")
+@click.option("--points", type=click.IntRange(min=4), default=2000, help="How many points --json gives at most [2000].")
 @JSON
-def show(name: str, history: bool, diff: bool, as_json: bool) -> None:
+def show(name: str, history: bool, diff: bool, series: str, points: int, as_json: bool) -> None:
     """Show one execution or artifact: what it is, who made it, from what code, data and parameters.
 
     NAME is an id or its first digits, an artifact's name, NAME@LABEL, PIPELINE:NAME, a path or a digest.
@@ -68,6 +70,9 @@ def show(name: str, history: bool, diff: bool, as_json: bool) -> None:
         if history:
             writes = here.history(name)
             render.to_json(writes) if as_json else showing.history(writes)
+        elif series:
+            found = here.series(name, series, points=points)
+            render.to_json(showing.columns(found)) if as_json else showing.chart(series, found)
         elif diff:
             view = here.execution(name)
             digest = view.code.get("diff")

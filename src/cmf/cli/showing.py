@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.text import Text
 
 from cmf.cli import render
 from cmf.graph import views
+from cmf.model import encoding
 from cmf.repo import Status
+from cmf.series import Points
+
+CHART_WIDTH, CHART_HEIGHT = 72, 12
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+"""The bits of a braille character: two columns of four dots."""
 
 
 def execution(view: views.Execution, series: Sequence[str]) -> None:
@@ -55,6 +63,51 @@ def execution(view: views.Execution, series: Sequence[str]) -> None:
     if series:
         out.print()
         out.print(f"  [dim]step metrics[/dim]  {escape(', '.join(series))}")
+
+
+def columns(points: Points) -> dict[str, list[Any]]:
+    """Return points as columns of JSON: a value that is not finite is tagged, as in a record."""
+    return {
+        "steps": points.steps.tolist(),
+        "times": points.times.tolist(),
+        "values": [value if math.isfinite(value) else encoding.to_value(value) for value in points.values],
+    }
+
+
+def chart(name: str, points: Points) -> None:
+    """Draw a step metric in dots: values upwards over steps."""
+    out = render.console()
+    dots = [(point.step, point.value) for point in points if math.isfinite(point.value)]
+    out.print(
+        f"[bold]{escape(name)}[/bold] [dim]{len(points) - len(dots)} not finite[/dim]"
+        if len(dots) < len(points)
+        else f"[bold]{escape(name)}[/bold]"
+    )
+    if not dots:
+        out.print("  No finite point.", style="dim")
+        return
+    left, right = min(step for step, _ in dots), max(step for step, _ in dots)
+    low, high = min(value for _, value in dots), max(value for _, value in dots)
+    wide, tall = 2 * CHART_WIDTH - 1, 4 * CHART_HEIGHT - 1
+    cells = [[0] * CHART_WIDTH for _ in range(CHART_HEIGHT)]
+    before: tuple[int, int] | None = None
+    for step, value in dots:
+        x = round(wide * (step - left) / (right - left)) if right > left else 0
+        # Halved, since the difference of two doubles may be more than a double holds.
+        y = round(tall * ((high / 2 - value / 2) / (high / 2 - low / 2))) if high / 2 > low / 2 else tall // 2
+        from_x, from_y = before or (x, y)
+        parts = max(abs(x - from_x), abs(y - from_y), 1)
+        for part in range(parts + 1):
+            at_x, at_y = (round(a + (b - a) * part / parts) for a, b in ((from_x, x), (from_y, y)))
+            cells[at_y // 4][at_x // 2] |= _DOTS[at_x % 2][at_y % 4]
+        before = x, y
+    marks = {0: f"{high:.4g}", CHART_HEIGHT - 1: f"{low:.4g}"} if high > low else {CHART_HEIGHT // 2: f"{high:.4g}"}
+    margin = max(map(len, marks.values()))
+    for row, line in enumerate(cells):
+        mark = Text(f"  {marks.get(row, ''):>{margin}} ", style="dim")
+        out.print(mark.append("".join(chr(0x2800 + bits) for bits in line), style="cyan not dim"), no_wrap=True)
+    ends = f"{left}{right:>{CHART_WIDTH - len(str(left))}}" if right > left else str(left)
+    out.print(f"  {'':>{margin}} {ends}", style="dim")
 
 
 def _code(view: views.Execution) -> str:
