@@ -33,7 +33,7 @@ RESULTS = {
     "cmf.graph.index": ("Target",),
     "cmf.graph.lineage": ("Lineage", "Step"),
     "cmf.series": ("Points", "Point"),
-    "cmf.repo": ("Status", "Verified"),
+    "cmf.repo": ("Status", "Reference", "Verified"),
     "cmf.transfer": ("Problem",),
     "cmf.sync": ("Moved",),
     "cmf.model.exchange": ("Admission",),

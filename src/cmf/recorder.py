@@ -27,7 +27,6 @@ from cmf.model import digest as digests
 from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects.local import LocalObjects
-from cmf.redaction import Redactor
 from cmf.worktree import git, machine
 from cmf.worktree.files import Files
 
@@ -80,8 +79,6 @@ class Recorder:
         self.folder = folder
         self.environment = environment
         self.objects = LocalObjects(folder / "objects")
-        self.redactor = Redactor(environment.secrets)
-        self.files = Files(self.objects, folder.parent)
         self.process = machine.process()
         self.lock = threading.RLock()
         self.describing = threading.RLock()
@@ -102,6 +99,7 @@ class Recorder:
         except CorruptError as error:  # the program is not to blame, and must run
             self.config = config.Config()
             self.drop(error.message)
+        self.files = Files(self.objects, folder.parent, rules=self.config.data)
 
     def now(self) -> int:
         """Return the time in µs, always later than the time before."""
@@ -129,7 +127,7 @@ class Recorder:
         self.lock, self.describing = threading.RLock(), threading.RLock()
         self._wake = threading.Event()
         self._unsaid, self._is_stuck = 0, False
-        self.objects.forked()
+        self.files.forked()
         self.process = machine.process()
         for run in self.runs:
             run.forked()
@@ -162,20 +160,7 @@ class Recorder:
         with self._turn():
             journal = self.journal()
             for record in records:
-                journal.record(scope, self._redacted(record))
-
-    def _redacted(self, record: model.Record) -> model.Record:
-        redact = self.redactor
-        if isinstance(record, model.Property):
-            return msgspec.structs.replace(record, value=redact.value(record.value, record.key.rpartition("/")[2]))
-        if isinstance(record, model.Event):
-            path = redact.text(record.path) if isinstance(record.path, str) else record.path
-            attributes = redact.value(record.attributes)
-            return msgspec.structs.replace(record, path=path, name=redact.text(record.name), attributes=attributes)
-        if isinstance(record, model.Execution):
-            command, params = redact.words(record.command), redact.value(record.params)
-            return msgspec.structs.replace(record, command=command, params=params)
-        return record
+                journal.record(scope, record)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -191,7 +176,7 @@ class Recorder:
 
     def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
-        why = self.redactor.text(str(encoding.to_value(why)))  # what a name or a message holds need not be Unicode
+        why = str(encoding.to_value(why))  # what a name or a message holds need not be Unicode
         self._unsaid += count
         if not self._warned:
             self._warned = True
@@ -220,9 +205,7 @@ class Recorder:
         root = self.folder.parent
         signature = git.signature(root)
         if self._code is None or self._code[0] != signature:
-            found = git.capture(
-                root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max, redactor=self.redactor
-            )
+            found = git.capture(root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max)
             value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
             if value.get("diff"):
                 value["diff"] = {"$object": value["diff"]}
@@ -267,7 +250,7 @@ class Recorder:
             self.runs.remove(run)
         self._note_dropped()
         try:
-            self.objects.flush()
+            self.files.flush()
             with self.lock:
                 self.journal().sync()
         except (OSError, CmfError) as error:
@@ -283,7 +266,7 @@ class Recorder:
         with contextlib.suppress(OSError, CmfError):
             if self._journal is not None:
                 self._journal.sync()
-            self.objects.flush()
+            self.files.flush()
 
     def _background(self) -> None:
         while not self._is_closing:
@@ -297,7 +280,7 @@ class Recorder:
                 try:
                     with self.lock:
                         self.journal().heartbeat(self.now())
-                    self.objects.flush()
+                    self.files.flush()
                     self.journal().sync()
                 except (OSError, CmfError) as error:
                     self.drop(f"the journal could not be synced: {error}")
@@ -317,7 +300,7 @@ class Recorder:
         self._wake.set()
         self._note_dropped()
         with contextlib.suppress(CmfError):
-            self.objects.close()
+            self.files.close()
         if self._journal is not None:
             with contextlib.suppress(OSError), self.lock:
                 if is_left:

@@ -76,20 +76,35 @@ class Run:
     # ---- data ----------------------------------------------------------------------------------------------------
 
     def input(
-        self, path: str | os.PathLike[str], *, type: str = "", role: str = "", name: str = "", **attributes: Any
+        self,
+        path: str | os.PathLike[str],
+        *,
+        type: str = "",
+        role: str = "",
+        name: str = "",
+        policy: str = "",
+        **attributes: Any,
     ) -> Path:
         """Record that this run uses a file or folder; return its path.
 
-        Hashed and kept while it is read once. Raises `NotFoundError` if it isn't there, `UsageError` if it can't be
-        recorded; everything else ends as a counted warning.
+        Hashed and kept while it is read once. ``policy`` says what becomes of its bytes: ``copy``, ``link`` or
+        ``reference``; left out, the store's rules decide. Raises `NotFoundError` if it isn't there, `UsageError` if it
+        can't be recorded; everything else ends as a counted warning.
         """
-        return self._event("input", path, type, role, name, attributes)
+        return self._event("input", path, type, role, name, policy, attributes)
 
     def output(
-        self, path: str | os.PathLike[str], *, type: str = "", role: str = "", name: str = "", **attributes: Any
+        self,
+        path: str | os.PathLike[str],
+        *,
+        type: str = "",
+        role: str = "",
+        name: str = "",
+        policy: str = "",
+        **attributes: Any,
     ) -> Path:
         """Record that this run made a file or folder, as `input`; a ``name`` lets people ask for it."""
-        return self._event("output", path, type, role, name, attributes)
+        return self._event("output", path, type, role, name, policy, attributes)
 
     def _event(
         self,
@@ -98,14 +113,19 @@ class Run:
         type_: str,
         role: str,
         name: str,
+        policy: str,
         attributes: Mapping[str, Any],
     ) -> Path:
         place = Path(path)
         recorder = self._recorder
         if not all(map(is_short_text, (type_, role, name))):
             raise UsageError(f"A type, role or name of {place} is not a short text: {(type_, role, name)}.")
+        chosen = next((known for known in config.POLICIES if known == policy), None)
+        if policy and chosen is None:
+            raise UsageError(f"'{policy}' is no policy.", hint=f"It is one of {', '.join(config.POLICIES)}.")
         try:
-            kept = recorder.files.keep(place)
+            kept = recorder.files.keep(place, policy=chosen)
+            more = {"policy": kept.policy} if kept.policy != config.COPY else {}
             beside = git.pointer(place)
             event = model.Event(
                 execution=self.id,
@@ -116,7 +136,7 @@ class Run:
                 role=role,
                 name=name,
                 size=kept.size,
-                attributes=encoding.to_value(dict(attributes)),
+                attributes=encoding.to_value({**attributes, **more}),
                 t=recorder.now(),
                 pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
             )
@@ -283,7 +303,7 @@ class Run:
 
     def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as values, or the object that holds them if they are large."""
-        values: dict[str, Any] = self._recorder.redactor.value(encoding.to_value(dict(params)))
+        values: dict[str, Any] = encoding.to_value(dict(params))
         data = encoding.encode(values)
         if len(data) <= PARAMS_BYTES_MAX and all(len(name) <= model.TEXT_CHARS_MAX for name in values):
             return values
@@ -364,7 +384,7 @@ class Run:
             return
         said: dict[str, Any] = {"type": type(error).__name__, "message": _said(error)}
         try:
-            text = self._recorder.redactor.text("".join(traceback.format_exception(error)))
+            text = "".join(traceback.format_exception(error))
             said["traceback"] = {"$object": self._recorder.keep(text.encode("utf-8", "backslashreplace"))}
         except Exception as problem:  # noqa: BLE001  # the disk, or an exception that cannot be shown
             self._recorder.drop(f"traceback: {_said(problem)}")

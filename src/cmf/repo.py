@@ -45,7 +45,17 @@ class Status(msgspec.Struct, kw_only=True):
     dropped_first: str
     problems: list[str]
     promised: int
+    references: int
+    drifted: list[Reference]
     remotes: dict[str, str]
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that were recorded here and left where they are; ``state`` is ``same``, ``changed`` or ``gone``."""
+
+    path: str
+    artifact: str
+    state: str
 
 
 class Verified(msgspec.Struct, kw_only=True):
@@ -66,7 +76,7 @@ class Repo:
         self.config = config.read(folder)
         self.environment = environment
         self.objects = LocalObjects(folder / "objects")
-        self.files = Files(self.objects, self.root)
+        self.files = Files(self.objects, self.root, rules=self.config.data)
         self.store: SqlStore = collect.open_store(folder)
         self.collected = collect.Collected(problems=[])
 
@@ -80,7 +90,7 @@ class Repo:
         """Close the store; merge packs of objects when there are many small ones."""
         self.store.close()
         with contextlib.suppress(CmfError):  # another user's store, or a full disk: reading does not need it
-            self.objects.close()
+            self.files.close()
             self.objects.tidy()
 
     @property
@@ -309,6 +319,7 @@ class Repo:
         counts = self.store.counts()
         running = self.store.index.select(filters.parse("status = running", limit=1000))
         dropped, first = collect.dropped(self.store)
+        references = self.references()
         return Status(
             folder=str(self.folder),
             site=self.site,
@@ -319,11 +330,30 @@ class Repo:
             dropped_first=first,
             problems=done.problems,
             promised=len(self.store.promised()),
+            references=len(references),
+            drifted=[found for found in references if found.state != "same"],
             remotes={name: remote.url for name, remote in self.config.remotes.items()},
         )
 
+    def references(self) -> list[Reference]:
+        """Return what became of the bytes that this site recorded and left where they are, by path.
+
+        Of each path what was recorded last counts. What the stat memory knows and has not changed is not read.
+        """
+        self.collect()
+        last = {use.path: use for use in self.store.index.references()}
+        known = self._views(sorted({use.execution for use in last.values()}))
+        own = [use for use in last.values() if use.execution in known and known[use.execution].site == self.site]
+        found = [
+            Reference(path=use.path, artifact=use.artifact, state=self.files.drift(use.path, use.artifact))
+            for use in sorted(own, key=lambda use: use.path)
+        ]
+        with contextlib.suppress(CmfError):
+            self.files.flush()  # so that the next look is quick
+        return found
+
     def verify(self, *, progress: sync.Progress = sync.nothing) -> Verified:
-        """Check every segment (form, chain, signature, records) and every object (its hash) that is here."""
+        """Check every segment (form, chain, signature, records), object (its hash) and reference that is here."""
         self.collect()
         found = Verified(problems=[])
         for problem in transfer.verify(self.store):
@@ -341,6 +371,11 @@ class Repo:
                 self.objects.check(digest)
             except CmfError as error:
                 found.problems.append(transfer.Problem(f"object {digest}", error.message))
+        for reference in self.references():
+            progress("references", 1)
+            if reference.state != "same":
+                what = f"{reference.state} since it was recorded as {reference.artifact}, and no copy was kept"
+                found.problems.append(transfer.Problem(f"file {reference.path}", what))
         return found
 
 

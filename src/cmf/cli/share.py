@@ -187,8 +187,8 @@ def verify(as_json: bool) -> None:
         click.echo(f"{good}, all good." if not found.problems else f"{good}.")
     if found.problems:
         raise CorruptError(
-            f"{len(found.problems)} of them {'is' if len(found.problems) == 1 else 'are'} damaged, named above.",
-            hint="Remove a damaged object's file and pull it again: cmf pull --data.",
+            f"{len(found.problems)} of them {'is' if len(found.problems) == 1 else 'are'} not as recorded; see above.",
+            hint="Record the file again: that mends a damaged object.",
         )
 
 

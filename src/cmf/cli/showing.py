@@ -184,6 +184,10 @@ def status(found: Status) -> None:
     )
     if found.promised:
         out.print(f"  {found.promised} objects are known but not here ('cmf pull --data' brings them)")
+    if found.references:
+        out.print(f"  {render.count(found.references, 'reference')} to data that no copy was kept of")
+    for reference in found.drifted:
+        out.print(f"  [yellow]{escape(reference.path)} {reference.state} since it was recorded[/yellow]")
     for name, url in found.remotes.items():
         out.print(f"  remote [bold]{escape(name)}[/bold] {escape(url)}")
     if not found.remotes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +16,7 @@ SYNC_BATCH = 32
 SYNC_THREADS = 8
 """How many syncs of a large set wait for the disk at once: a file system answers those that wait together."""
 
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 _WRITE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -41,6 +44,32 @@ class Draft:
             return duplicate(source.file, self._file, source.size)
         except OSError as error:
             raise disk_error(error, f"{source.path} cannot be copied to {self._path}") from error
+
+    def link(self, source: Source) -> os.stat_result | None:
+        """Become another name of a file, which is read-only from now on; None if that can't be.
+
+        Its own bytes are not written; a file that was written or replaced meanwhile is left as it is.
+        """
+        os.unlink(self._path)
+        self._exists = False
+        try:
+            os.link(source.path, self._path)
+        except OSError as error:
+            if error.errno in (*_NO_LINKS, errno.ENOENT):
+                return None
+            raise disk_error(error, f"{source.path} cannot be linked") from error
+        self._exists = True
+        linked = os.stat(self._path, follow_symlinks=False)
+        if not source.is_same(linked):
+            return None
+        try:
+            os.chmod(self._path, stat.S_IMODE(linked.st_mode) & ~0o222)
+        except PermissionError:
+            return None  # another's file, which only its owner can make safe
+        found = os.stat(self._path, follow_symlinks=False)
+        os.close(self._file)
+        self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return found if source.is_same(found) else None
 
     def close(self, *, sync: bool) -> None:
         """Close the file, synced if asked."""

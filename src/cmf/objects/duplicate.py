@@ -160,8 +160,6 @@ class _Direct:
                 self._hashed.put(None)
             for thread in threads:
                 thread.join()
-        for buffer in buffers:
-            buffer.close()
         if self._failed is not None:
             raise self._failed
         os.ftruncate(self._target, self._size)  # cuts the last block's padding, and makes a hole at the end

@@ -24,7 +24,7 @@ from cmf.objects import CHUNK_BYTES, Digests, check_name, damaged, mismatched
 from cmf.objects.draft import Draft, sync_all
 from cmf.objects.pack import OBJECT_BYTES_MAX
 from cmf.objects.packs import Packs
-from cmf.objects.source import Source, changing, disk_error, read_error
+from cmf.objects.source import Source, Taken, changing, disk_error, read_error
 
 SMALL_BYTES = OBJECT_BYTES_MAX
 """An object up to this size goes into a pack."""
@@ -53,15 +53,26 @@ class LocalObjects:
 
     def absent(self, digests: Iterable[str]) -> Digests:
         """Return which of these it does not hold, in the order given, repeats included."""
+        return self._absent(list(digests), note=False)
+
+    def note(self, digests: Iterable[str]) -> Digests:
+        """Return which of these it does not hold; the others are durable after `flush`, whoever put them."""
+        return self._absent(list(digests), note=True)
+
+    def _absent(self, digests: Digests, *, note: bool) -> Digests:
         asked = {digest: _raw(digest) for digest in digests}
         with self._guard("Packs cannot be read"):
-            packed = self._packs.held(set(asked.values()))
-        lacking = {
-            digest
-            for digest, raw in asked.items()
-            if raw not in packed and self._held(digest, self._path(digest)) is None
-        }
-        return [digest for digest in digests if digest in lacking]
+            packed = self._packs.held(set(asked.values()), note=note)
+        lacking = set()
+        for digest, raw in asked.items():
+            if raw in packed:
+                continue
+            path = self._path(digest)
+            if self._held(digest, path) is None:
+                lacking.add(digest)
+            elif note:
+                self._note([path], [os.path.dirname(path)], durable=False)
+        return [digest for digest in digests if digest in lacking] if lacking else []
 
     def open(self, digest: str, offset: int = 0) -> BinaryIO:
         """Return a reader of an object's bytes from an offset on; `NotFoundError` if it isn't held."""
@@ -126,9 +137,11 @@ class LocalObjects:
             self._settle(draft, path, durable=durable)
         return size
 
-    def adopt(self, path: str | os.PathLike[str], *, durable: bool = True) -> tuple[str, int]:
-        """Take in a local file, hashed while it is copied; return its digest and size.
+    def adopt(self, path: str | os.PathLike[str], *, durable: bool = True, link: bool = False) -> Taken:
+        """Take in a local file, hashed while it is copied.
 
+        With ``link`` a large file isn't copied, but made read-only and given a second name here, where the file system
+        lets it; whoever had it open for writing before can still change both.
         A file that changes while it is read is read once more, and then a `CorruptError` of kind ``changing``. What is
         no regular file is a `UsageError`, what isn't there a `NotFoundError`.
         """
@@ -139,26 +152,36 @@ class LocalObjects:
                     if source.is_steady():
                         digest = digests.file_digest(data)
                         self._put_bytes(digest, data, durable=durable)
-                        return digest, len(data)
+                        return Taken(digest, len(data), source.stat)
                     continue
+                if link and (taken := self._link(source, durable=durable)) is not None:
+                    return taken
                 with self._draft() as draft:
                     raw = draft.take(source)
                     if raw is not None and source.is_unchanged():
                         digest = digests.FILE + raw.hex()
                         self._settle(draft, self._path(digest), durable=durable)
-                        return digest, source.size
+                        return Taken(digest, source.size, source.stat)
         raise changing(path)
 
-    def note(self, wanted: Iterable[str]) -> Digests:
-        """Return which of these it does not hold; the others are durable after `flush`, whoever put them."""
-        asked = list(wanted)
-        absent = set(self.absent(asked))
-        with self._guard("Packs cannot be read"):
-            for digest in asked:
-                if digest not in absent and not self._packs.note(_raw(digest)):
-                    path = self._path(digest)
-                    self._note([path], [os.path.dirname(path)], durable=False)
-        return [digest for digest in asked if digest in absent]
+    def _link(self, source: Source, *, durable: bool) -> Taken | None:
+        """Give a file a second name as an object; None if that can't be done, or the file changes."""
+        hashed = hashlib.sha256()
+        for chunk in source.chunks():
+            hashed.update(chunk)
+        if not source.is_steady():
+            return None
+        digest = digests.FILE + hashed.hexdigest()
+        path = self._path(digest)
+        if self._held(digest, path) == source.size and self._is_whole(digest):
+            self._note([path], [os.path.dirname(path)], durable=durable)
+            return Taken(digest, source.size, source.stat)
+        with self._draft() as draft:
+            stat = draft.link(source)
+            if stat is None:
+                return None
+            self._settle(draft, path, durable=durable)
+        return Taken(digest, source.size, stat)
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Yield the digest and the size of each object, sorted by digest."""

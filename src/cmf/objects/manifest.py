@@ -21,6 +21,9 @@ from cmf.model import digest as digests
 
 VERSION = 1
 MANIFEST_BYTES_MAX = 256 << 20
+FILES_MAX = 1_000_000
+"""More files than this in one folder are refused: a manifest of them would be over its limit soon."""
+
 PATH_BYTES_MAX = 4096
 SIZE_BYTES_MAX = 2**53
 
@@ -33,6 +36,9 @@ _Line = tuple[str | dict[str, str], str, int, int]
 _decoder = msgspec.json.Decoder(_Line)
 _encoder = msgspec.json.Encoder()
 _SEPARATORS = re.compile(r"[/\\]")
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+"""Paths about which there is no question; most are."""
+
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -73,6 +79,8 @@ def decode(data: bytes) -> list[Entry]:
     if len(data) > MANIFEST_BYTES_MAX:
         raise CorruptError(f"A manifest of {len(data)} bytes is over the limit.", kind="limit")
     _check_header(data)
+    if data.count(b"\n") > FILES_MAX + 1:
+        raise CorruptError(f"A manifest names more than {FILES_MAX} files.", kind="limit")
     try:
         lines = _decoder.decode_lines(memoryview(data)[len(HEADER) :])
         entries = [_entry(line) for line in lines]
@@ -179,6 +187,8 @@ def _fault(ordered: list[tuple[bytes, Entry]]) -> str:
 
 
 def _path_fault(raw: bytes, path: str | bytes) -> str:
+    if isinstance(path, str) and len(raw) <= PATH_BYTES_MAX and _PLAIN.fullmatch(path):
+        return ""
     if not raw or len(raw) > PATH_BYTES_MAX:
         return f"is not a path of 1 to {PATH_BYTES_MAX} bytes"
     if isinstance(path, bytes):

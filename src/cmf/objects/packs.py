@@ -85,17 +85,23 @@ class Packs:
                         return found.pack.read(found.place)
         return None
 
-    def held(self, wanted: set[bytes]) -> set[bytes]:
-        """Return which of many objects are here, as all processes left it."""
+    def held(self, wanted: set[bytes], *, note: bool = False) -> set[bytes]:
+        """Return which of many objects are here, as all processes left it.
+
+        With ``note`` the next `sync` makes them durable, whoever put them.
+        """
         with self._lock:
             self.refresh()
             held: set[bytes] = set()
             for found in list(self._packs.values()):
                 self._make_room()
                 try:
-                    held |= found.held(wanted)
+                    here = found.held(wanted)
                 except FileNotFoundError:  # merged since
-                    return self.held(wanted)
+                    return self.held(wanted, note=note)
+                if here and note:
+                    self._note(found)
+                held |= here
             return held
 
     def entries(self) -> Iterator[tuple[bytes, int]]:
@@ -187,14 +193,6 @@ class Packs:
             writer.append(digest, data)
             if len(writer.pack.places) >= PACK_OBJECTS_MAX or writer.pack.end >= PACK_BYTES_MAX:
                 self._roll()
-
-    def note(self, digest: bytes) -> bool:
-        """Tell whether an object is here, and if so, let the next `sync` make it durable whoever put it."""
-        with self._lock:
-            found = self.find(digest, fresh=False)
-            if found is not None:
-                self._note(found.pack)
-            return found is not None
 
     def _note(self, found: Pack) -> None:
         if not found.is_sealed and not self._is_own(found):

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnreachableError, UsageError
 from cmf.model import digest as digests
@@ -31,21 +31,21 @@ class Source:
             raise UsageError(f"{self.path!r} is no path: {error}.") from error
         except OSError as error:
             raise read_error(error, self.path) from error
-        self._stat = os.fstat(self.file)
+        self.stat = os.fstat(self.file)
         self._read = 0
-        if not stat.S_ISREG(self._stat.st_mode):
+        if not stat.S_ISREG(self.stat.st_mode):
             os.close(self.file)
             raise UsageError(f"{self.path} is neither a file nor a folder.", hint="Only files have bytes to keep.")
 
     @property
     def size(self) -> int:
         """The file's size when it was opened."""
-        return self._stat.st_size
+        return self.stat.st_size
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the file's bytes; stop when there are more than there were, since a file may grow for ever."""
         try:
-            while self._read <= self._stat.st_size and (chunk := os.read(self.file, CHUNK_BYTES)):
+            while self._read <= self.stat.st_size and (chunk := os.read(self.file, CHUNK_BYTES)):
                 self._read += len(chunk)
                 yield chunk
         except OSError as error:
@@ -53,11 +53,16 @@ class Source:
 
     def is_steady(self) -> bool:
         """Tell whether what was read is the file as it was before and still is."""
-        return self._read == self._stat.st_size and self.is_unchanged()
+        return self._read == self.stat.st_size and self.is_unchanged()
+
+    def is_same(self, found: os.stat_result) -> bool:
+        """Tell whether this is the same file with the same bytes, its names and mode aside."""
+        same = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return same == (self.stat.st_dev, self.stat.st_ino, self.stat.st_size, self.stat.st_mtime_ns)
 
     def is_unchanged(self) -> bool:
         """Tell whether the file still is as it was when it was opened."""
-        return _version(os.fstat(self.file)) == _version(self._stat)
+        return _version(os.fstat(self.file)) == _version(self.stat)
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +71,15 @@ class Source:
         os.close(self.file)
 
 
-def measure(path: str | os.PathLike[str]) -> tuple[str, int]:
+class Taken(NamedTuple):
+    """A local file that was read: its digest, its size in bytes, and what `stat` said of it while it was read."""
+
+    digest: str
+    size: int
+    stat: os.stat_result
+
+
+def measure(path: str | os.PathLike[str]) -> Taken:
     """Return the digest and size of a local file without keeping it; errors as of `LocalObjects.adopt`."""
     for _ in range(2):
         with Source(path) as source:
@@ -74,7 +87,7 @@ def measure(path: str | os.PathLike[str]) -> tuple[str, int]:
             for chunk in source.chunks():
                 hashed.update(chunk)
             if source.is_steady():
-                return digests.FILE + hashed.hexdigest(), source.size
+                return Taken(digests.FILE + hashed.hexdigest(), source.size, source.stat)
     raise changing(path)
 
 

@@ -146,6 +146,15 @@ class SqlIndex:
             ).fetchone()
         return int(count), int(size)
 
+    def references(self) -> list[views.Use]:
+        """Return the events about bytes that were left where they are (`policy` is `reference`), in order of time."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                f"SELECT {_USE} FROM event v {_USE_JOINS} WHERE v.hidden = 0 AND v.more <> '' ORDER BY v.t, r.key"
+            ).fetchall()
+        found = [use_view(row) for row in rows if '"policy":"reference"' in row[9]]
+        return [use for use in found if use.attributes.get("policy") == "reference"]
+
     def execution_nodes(self, view: View) -> list[str]:
         """Return the node texts of every execution in a view."""
         with self._sql.read() as connection:

@@ -100,12 +100,13 @@ def test_an_empty_folder_is_an_artifact_too(files: Files, root: Path, tmp_path: 
 
 
 def test_hashing_alone_keeps_no_file(files: Files, objects: LocalObjects, data: Path) -> None:
-    only = files.keep(data, copy=False)
+    only = files.keep(data, policy="reference")
     assert [digest for digest, _ in objects.list()] == [object_of(only.digest)]
-    single = files.keep(data / "a.csv", copy=False)
+    single = files.keep(data / "a.csv", policy="reference")
     assert objects.absent([single.digest]) == [single.digest]
-    assert files.keep(data) == only
-    assert files.keep(data / "a.csv") == single
+    assert (only.policy, single.policy) == ("reference", "reference")
+    assert files.keep(data).digest == only.digest
+    assert files.keep(data / "a.csv").digest == single.digest
 
 
 def test_what_git_and_cmf_own_is_left_out_of_a_folder_and_refused_alone(

@@ -1,0 +1,151 @@
+"""Files and folders written from objects: verified, whole or not at all, and never in place of anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+
+from cmf.errors import ConflictError, CorruptError, NotFoundError, UnreachableError
+from cmf.model import digest as digests
+from cmf.objects import CHUNK_BYTES, ObjectStore, manifest, mismatched, read
+from cmf.objects.source import disk_error
+
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
+
+def write(objects: ObjectStore, digest: str, path: str) -> int:
+    """Write a file or a folder at a path where nothing is but perhaps an empty folder; return its size in bytes."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not digest.startswith(digests.TREE):
+            size = _write_file(objects, digest, temporary, executable=False)
+            _move_file(temporary, path)
+            return size
+        size = _write_folder(objects, digest, temporary)
+        os.rename(temporary, path)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise in_the_way(path) from error
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise in_the_way(path) from error
+        raise disk_error(error, f"{path} cannot be written") from error
+    finally:
+        _discard(temporary)
+    return size
+
+
+def is_empty_folder(path: str) -> bool:
+    """Tell whether a path is a folder with nothing in it, and no link to one."""
+    try:
+        return not os.path.islink(path) and not os.listdir(path)
+    except OSError:
+        return False
+
+
+def _write_file(objects: ObjectStore, digest: str, path: str, *, executable: bool, size: int | None = None) -> int:
+    """Write an object into a new file, verified, and return its size."""
+    hashed = hashlib.sha256()
+    count = 0
+    with objects.open(digest) as source:
+        handle = os.open(path, _WRITE, 0o777 if executable else 0o666)
+        with os.fdopen(handle, "wb") as file:
+            while chunk := source.read(CHUNK_BYTES):
+                hashed.update(chunk)
+                file.write(chunk)
+                count += len(chunk)
+    actual = digests.FILE + hashed.hexdigest()
+    if actual != digest:
+        raise mismatched(digest, actual)
+    if size is not None and size != count:
+        raise CorruptError(f"A manifest gives object {digest} another size than its {count} bytes.", kind="manifest")
+    return count
+
+
+def _write_folder(objects: ObjectStore, digest: str, folder: str) -> int:
+    """Write the files of a manifest into a new folder and return their size."""
+    entries = manifest.decode(read(objects, digests.object_of(digest), manifest.MANIFEST_BYTES_MAX))
+    lacking = objects.absent(dict.fromkeys(entry.digest for entry in entries))
+    if lacking:
+        raise NotFoundError(
+            f"{len(lacking)} of the objects of folder {digest} are not here, {lacking[0]} for one.",
+            hint="`cmf pull --data` fetches what a hub holds.",
+        )
+    _check_room(folder, sum(entry.size for entry in entries))
+    os.mkdir(folder)
+    made = {folder}
+    size = 0
+    for entry in entries:
+        # The folder is new and ours, and no link is ever made in it: a path that `decode` let pass stays below it.
+        path = os.path.join(folder, os.fsdecode(manifest.raw_path(entry.path)))
+        _make_folders(os.path.dirname(path), made)
+        size += _write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
+    return size
+
+
+def _make_folders(folder: str, made: set[str]) -> None:
+    """Make a folder and those above it up to one that was made: step by step, since a path may be very deep."""
+    missing = []
+    while folder not in made:
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for path in reversed(missing):
+        os.mkdir(path)
+        made.add(path)
+
+
+def _check_room(folder: str, size: int) -> None:
+    """Refuse what the disk cannot hold before the first byte: a small manifest may name a large object many times."""
+    found = os.statvfs(os.path.dirname(folder))
+    free = found.f_bavail * found.f_frsize
+    if size > free:
+        raise UnreachableError(
+            f"{size} bytes do not fit on the disk, which has {free} free.",
+            hint="Free some space, or choose another place.",
+            kind="disk",
+        )
+
+
+def _move_file(temporary: str, path: str) -> None:
+    """Give a file its name, never in place of another file."""
+    if is_empty_folder(path):
+        raise in_the_way(path)
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise in_the_way(path) from error
+        os.rename(temporary, path)
+
+
+def _discard(temporary: str) -> None:
+    try:
+        os.unlink(temporary)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        # Not by `shutil`, which gives up on a folder that is deeper than its recursion goes.
+        folders = [temporary]
+        with contextlib.suppress(OSError):
+            for folder in folders:
+                with os.scandir(folder) as found:
+                    for item in found:
+                        if item.is_dir(follow_symlinks=False):
+                            folders.append(item.path)  # walked as it grows
+                        else:
+                            os.unlink(item.path)
+            for folder in reversed(folders):
+                os.rmdir(folder)
+
+
+def in_the_way(path: str) -> ConflictError:
+    """Return the error that says that something else is where a file should go."""
+    return ConflictError(
+        f"{path} is there already, with other content.", hint="Move it away, or choose another place.", kind="exists"
+    )
