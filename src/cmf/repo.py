@@ -290,10 +290,12 @@ class Repo:
         """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""
         witness.trust(self.store, self.hub(remote))
 
-    def push(self, remote: str = "", *, data: bool = False, progress: sync.Progress = sync.nothing) -> sync.Moved:
+    def push(
+        self, remote: str = "", *, data: bool = False, dry: bool = False, progress: sync.Progress = sync.nothing
+    ) -> sync.Moved:
         """Send this site's records, and the objects that go with them, to a hub. See `cmf.sync.push`."""
         hub = self.hub(remote)
-        return sync.push(self.folder, self.store, self.objects, hub, now(), data=data, progress=progress)
+        return sync.push(self.folder, self.store, self.objects, hub, now(), data=data, dry=dry, progress=progress)
 
     def pull(
         self,
@@ -302,13 +304,14 @@ class Repo:
         scopes: Sequence[str] = (),
         ancestors: str = "",
         data: bool = False,
+        dry: bool = False,
         progress: sync.Progress = sync.nothing,
     ) -> sync.Moved:
         """Bring records, and with ``data`` their bytes, from a hub. See `cmf.sync.pull`."""
         self.collect()
         hub = self.hub(remote)
         return sync.pull(
-            self.store, self.objects, hub, scopes=scopes, ancestors=ancestors, data=data, progress=progress
+            self.store, self.objects, hub, scopes=scopes, ancestors=ancestors, data=data, dry=dry, progress=progress
         )
 
     # ---- health --------------------------------------------------------------------------------------------------

@@ -60,17 +60,22 @@ def push(
     clock: collect.Clock,
     *,
     data: bool = False,
+    dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
     """Send this site's own streams, then the objects that the hub lacks: evidence, artifacts up to 1 MiB, all if asked.
 
     Everything is sealed and synced before a byte leaves. Refused segments are in the answer, not raised; other scopes
-    go on.
+    go on. ``dry``: say which segments would be sent, and send nothing.
     """
     collect.collect(folder, store, objects, clock, cut=True)
     seal(folder, store, clock)
     moved = Moved(refused=[], scopes=[], warnings=[])
     peer = hub.peer
+    if dry:
+        rehearsal = transfer.Rehearsal(peer, store.scope_of)
+        _admit(moved, transfer.transfer(transfer.LocalPeer(store), rehearsal, View(own=True)), progress)
+        return moved
     _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, View(own=True)), progress)
     streams = [sample.stream for sample in store.samples(View(own=True))]
     held = peer.wanted or hub.wanted(streams)
@@ -106,11 +111,22 @@ def pull(
     scopes: Sequence[str] = (),
     ancestors: str = "",
     data: bool = False,
+    dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
-    """Bring what the hub holds of some scopes, or one thing and all it came from; with ``data`` their bytes too."""
+    """Bring what the hub holds of some scopes, or one thing and all it came from; with ``data`` their bytes too.
+
+    ``dry``: fetch and check the segments that lack here, say what they are, and keep nothing.
+    """
     moved = Moved(refused=[], scopes=[], warnings=[])
     local = transfer.LocalPeer(store)
+    if dry:
+        rehearsal = transfer.Rehearsal(local, store.scope_of)
+        source = hub.get(hub.lineage(ancestors).segments) if ancestors else None
+        asked_for = View(scopes=tuple(scopes))
+        found = rehearsal.admit(source) if source else transfer.transfer(hub.peer, rehearsal, asked_for)
+        _admit(moved, found, progress)
+        return moved
     if ancestors:
         answer = hub.lineage(ancestors)
         _admit(moved, local.admit(hub.get(answer.segments), sparse=True), progress)

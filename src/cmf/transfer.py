@@ -90,6 +90,40 @@ class LocalPeer:
         return stream_of(segment, self._store.scope_of)
 
 
+class Rehearsal:
+    """A peer that says what it would take in, and takes in nothing."""
+
+    def __init__(self, peer: Peer, known: Known) -> None:
+        self._peer = peer
+        self._known = known
+
+    def streams(self, view: View) -> Iterator[Sample]:
+        """Return what the peer holds."""
+        return self._peer.streams(view)
+
+    def have(self, samples: Iterable[Sample]) -> Mapping[bytes, tuple[Head, ...]]:
+        """Return what the peer holds of these streams."""
+        return self._peer.have(samples)
+
+    def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
+        """Return what the peer holds in the view beyond these heads."""
+        return self._peer.segments(view, after)
+
+    def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
+        """Verify each segment as the peer would, but for who may write what; keep none."""
+        started: dict[bytes, tuple[str, bytes, str]] = {}
+
+        def known(stream: bytes) -> tuple[str, bytes, str] | None:
+            return started.get(stream) or self._known(stream)
+
+        def look(segment: Segment, _: bytes, __: Checked) -> bool:
+            started[segment.stream] = stream_of(segment, known)
+            return True
+
+        for wire in segments:
+            yield admitted(wire, known, look)
+
+
 Checked = list[tuple[bytes, bytes, model.Record | None]]
 """The (id, bytes, record) of a segment's body, each checked."""
 

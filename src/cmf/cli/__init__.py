@@ -24,6 +24,8 @@ COMMANDS = {
     "remote": ("cmf.cli.share", "the hubs that this store knows"),
     "push": ("cmf.cli.share", "send this site's records to a hub"),
     "pull": ("cmf.cli.share", "bring others' records from a hub"),
+    "sync": ("cmf.cli.share", "pull, then push; --watch goes on"),
+    "clone": ("cmf.cli.share", "a store of your own from a hub"),
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),
     "verify": ("cmf.cli.share", "check every hash and signature that is here"),
     "hub": ("cmf.cli.hub", "the shared hub: serve, invite"),

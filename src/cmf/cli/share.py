@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cmf.sync import Moved, Progress
 
 
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say which records would move, and move nothing.")
+
+
 @click.group()
 def remote() -> None:
     """Name the hubs that this store pushes to and pulls from."""
@@ -31,23 +34,28 @@ def remote_add(name: str, url: str, invite: str) -> None:
 
     A hub on this machine that you started yourself needs no code.
     """
+    with _here() as here:
+        _join(here, name, url, invite)
+        click.echo(f"Remote {name} is {url}. Next: cmf push {name}")
+
+
+def _join(here: Repo, name: str, url: str, invite: str) -> None:
+    """Name a hub, and present the invite if there is one; nothing is named if that fails."""
     from cmf import collect
 
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"'{url}' is not a hub's address.", hint="It starts with http:// or https://.")
-    with _here() as here:
-        previous = here.config.remotes.get(name)
-        here.set_remote(name, url)
-        if invite:
-            try:
-                client = here.hub(name)
-                key = collect.writer_key(here.folder, os.getuid())
-                client.enrol(invite, key.public, here.site)
-            except BaseException:
-                here.set_remote(name, previous.url if previous else None)
-                raise
-            click.echo(f"Joined {url} as {here.site}.")
-        click.echo(f"Remote {name} is {url}. Next: cmf push {name}")
+    previous = here.config.remotes.get(name)
+    here.set_remote(name, url)
+    if not invite:
+        return
+    try:
+        client = here.hub(name)
+        client.enrol(invite, collect.writer_key(here.folder, os.getuid()).public, here.site)
+    except BaseException:
+        here.set_remote(name, previous.url if previous else None)
+        raise
+    click.echo(f"Joined {url} as {here.site}.")
 
 
 @remote.command("remove")
@@ -88,8 +96,9 @@ def remote_list(as_json: bool) -> None:
 @click.command()
 @click.argument("remote", default="")
 @click.option("--data", is_flag=True, help="Send the bytes of every artifact, not only those up to 1 MiB.")
+@DRY_RUN
 @JSON
-def push(remote: str, data: bool, as_json: bool) -> None:
+def push(remote: str, data: bool, dry_run: bool, as_json: bool) -> None:
     """Send this site's records to a hub, and the objects that go with them.
 
     Only what the hub lacks moves; a push that was cut goes on where it was when run again.
@@ -97,8 +106,8 @@ def push(remote: str, data: bool, as_json: bool) -> None:
     from cmf import sync
 
     with _here() as here, _progress("Pushing") as progress:
-        moved = here.push(remote, data=data, progress=progress)
-    _report("Pushed", moved, as_json)
+        moved = here.push(remote, data=data, dry=dry_run, progress=progress)
+    _report("Would push" if dry_run else "Pushed", moved, as_json)
     sync.check(moved, "hub")
 
 
@@ -107,8 +116,9 @@ def push(remote: str, data: bool, as_json: bool) -> None:
 @click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
 @click.option("--ancestors", default="", metavar="NAME", help="Only this execution or artifact and all it came from.")
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
+@DRY_RUN
 @JSON
-def pull(remote: str, scopes: tuple[str, ...], ancestors: str, data: bool, as_json: bool) -> None:
+def pull(remote: str, *, scopes: tuple[str, ...], ancestors: str, data: bool, dry_run: bool, as_json: bool) -> None:
     """Bring others' records from a hub: all of them, some scopes, or one thing and everything it came from.
 
     \b
@@ -121,9 +131,80 @@ def pull(remote: str, scopes: tuple[str, ...], ancestors: str, data: bool, as_js
     if scopes and ancestors:
         raise UsageError("--scope and --ancestors cannot be used together.", hint="Pull twice.")
     with _here(or_make=repo.init) as here, _progress("Pulling") as progress:
-        moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, progress=progress)
-    _report("Pulled", moved, as_json)
+        moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, dry=dry_run, progress=progress)
+    _report("Would pull" if dry_run else "Pulled", moved, as_json)
     sync.check(moved, "store here")
+
+
+@click.command()
+@click.argument("remote", default="")
+@click.option("--data", is_flag=True, help="Exchange the bytes of every artifact, too.")
+@click.option(
+    "--watch", type=click.FloatRange(min=1), metavar="SECONDS", help="Go on until ctrl-C, once every so many seconds."
+)
+def sync(remote: str, data: bool, watch: float | None) -> None:
+    """Pull what others recorded, then push what was recorded here.
+
+    With --watch a hub that cannot be reached is tried again the next time: what a site with a poor line needs.
+    """
+    import time
+
+    from cmf.errors import UnreachableError
+
+    while True:
+        try:
+            _exchange(remote, data=data, quiet=watch is not None)
+        except UnreachableError as error:
+            if watch is None:
+                raise
+            click.echo(f"{time.strftime('%H:%M:%S')}  {error.message}", err=True)
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+def _exchange(remote: str, *, data: bool, quiet: bool) -> None:
+    """Pull and push once. ``quiet``: say something only if something moved."""
+    from cmf import repo, sync
+
+    with _here(or_make=repo.init) as here, _progress("Exchanging") as progress:
+        pulled = here.pull(remote, data=data, progress=progress)
+        pushed = here.push(remote, data=data, progress=progress)
+    done = (("Pulled", pulled, "store here"), ("Pushed", pushed, "hub"))
+    for what, moved, whose in done:
+        if moved.segments or moved.objects or moved.warnings or moved.refused:
+            _report(what, moved, as_json=False)
+        sync.check(moved, whose)
+    if not quiet and not any(moved.segments or moved.objects for _, moved, _ in done):
+        click.echo("Nothing new.")
+
+
+@click.command()
+@click.argument("url")
+@click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--invite", default="", metavar="CODE", help="The one-time code that 'cmf hub invite' printed.")
+@click.option("--site", default="", metavar="NAME", help="What this site is called; the host's name if left out.")
+@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
+def clone(url: str, folder: Path | None, *, invite: str, site: str, scopes: tuple[str, ...], data: bool) -> None:
+    """Make a store in FOLDER (here, if left out), join the hub at URL as 'origin', and pull.
+
+    \b
+      cmf clone https://hub.example.org lab --invite CODE
+    """
+    from cmf import repo, sync
+    from cmf.errors import ConflictError
+
+    where = (folder or Path.cwd()).absolute()
+    if (where / ".cmf").exists():
+        raise ConflictError(f"There is a store in {where} already.", hint=f"There: cmf remote add origin {url}")
+    where.mkdir(parents=True, exist_ok=True)
+    with repo.init(where, site=site) as here, _progress("Cloning") as progress:
+        _join(here, "origin", url, invite)
+        moved = here.pull("origin", scopes=scopes, data=data, progress=progress)
+    _report("Pulled", moved, as_json=False)
+    sync.check(moved, "store here")
+    click.echo(f"Store of site {here.site} in {here.folder}. Next: cmf log")
 
 
 @click.group()
