@@ -115,6 +115,41 @@ class ObjectStoreSuite:
         assert list(store.list()) == [(digest, len(LARGE))]
         assert read(store, digest) == LARGE
 
+    @pytest.mark.parametrize("size", [1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, (1 << 20) - 1, (1 << 20) + 1])
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_an_object_of_any_size_comes_back_from_any_offset(
+        self, store: ObjectStore, size: int, *, streamed: bool
+    ) -> None:
+        data = LARGE[:size]
+        digest = file_digest(data)
+        assert store.put(digest, io.BytesIO(data) if streamed else data) == size
+        assert list(store.list()) == [(digest, size)]
+        for offset in (0, size // 2, size - 1, size):
+            with store.open(digest, offset) as source:
+                found = b"".join(iter(lambda source=source: source.read(1 << 20), b""))  # type: ignore[misc]
+            assert found == data[offset:]
+
+    def test_removing_some_of_many_leaves_the_others(self, store: ObjectStore) -> None:
+        made = {file_digest(data): data for data in (b"one of many" + bytes([n]) * n for n in range(60))}
+        for digest, data in made.items():
+            store.put(digest, data)
+        gone = set(list(made)[::2])
+        assert store.remove(gone) == len(gone)
+        assert store.absent(made) == [digest for digest in made if digest in gone]
+        assert [digest for digest, _ in store.list()] == sorted(made.keys() - gone)
+        for digest in made.keys() - gone:
+            assert read(store, digest) == made[digest]
+        for digest in gone:
+            with pytest.raises(NotFoundError):
+                store.open(digest)
+
+    def test_different_objects_are_put_at_once(self, store: ObjectStore) -> None:
+        made = {file_digest(data): data for data in (bytes([n]) * (n * 1000 + 1) for n in range(40))}
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda item: store.put(*item), made.items()))
+        assert dict(store.list()) == {digest: len(data) for digest, data in made.items()}
+        assert all(read(store, digest) == data for digest, data in made.items())
+
     def test_removing_counts_what_was_there(self, store: ObjectStore) -> None:
         store.put(HELLO_DIGEST, HELLO)
         store.put(EMPTY, b"")

@@ -46,8 +46,8 @@ class LocalObjects:
         self.folder = folder
         self._root = os.fspath(folder)
         self._packs = Packs(f"{self._root}/{PACKS}", f"{self._root}/{TEMPORARY}")
-        self._lock = threading.Lock()
-        self._flushing = threading.Lock()
+        self._lock = threading.RLock()
+        self._flushing = threading.RLock()
         self._unsynced: dict[str, None] = {}
         self._unsynced_folders: dict[str, None] = {}
 
@@ -262,7 +262,7 @@ class LocalObjects:
 
     def forked(self) -> None:
         """Leave what the parent has not finished to the parent: called in a forked child."""
-        self._lock, self._flushing = threading.Lock(), threading.Lock()
+        self._lock, self._flushing = threading.RLock(), threading.RLock()
         self._packs.forked()
 
     def tidy(self) -> int:

@@ -235,7 +235,7 @@ class Packs:
             sync_path(self.folder)
             self._is_new = False
         if lost:
-            raise OSError(errno.EIO, f"{lost} objects were lost by the disk")
+            raise OSError(errno.EIO, f"objects were lost by the disk: {lost}")
 
     def close(self) -> None:
         """Sync, and give this process's pack its index: nothing is appended to it any more."""

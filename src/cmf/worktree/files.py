@@ -75,7 +75,7 @@ class Files:
         self.objects = objects
         self._policies = Policies(rules) if rules else None
         self._memory = Memory(objects.folder.with_name(MEMORY))
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seen: list[memory.Seen] = []
         self._gone: list[tuple[str, str]] = []
         self.root = root
@@ -143,7 +143,7 @@ class Files:
 
     def forked(self) -> None:
         """Leave what the parent has not finished to the parent: called in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seen, self._gone = [], []
         self.objects.forked()
         self._memory.forked()

@@ -67,7 +67,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._is_off = False
@@ -115,7 +115,7 @@ class Memory:
 
     def forked(self) -> None:
         """Leave the parent's connection to the parent: called in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _ask(self, question: str, *values: bytes) -> list[tuple[bytes, bytes, bytes, int]]:
         import sqlite3
