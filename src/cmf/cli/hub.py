@@ -41,6 +41,7 @@ def hub() -> None:
 @click.option("--tls-key", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Its key (PEM).")
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of this hub does TLS.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS: tokens can be overheard.")
+@click.option("--log", is_flag=True, help="Write one line of JSON for each request to standard error.")
 def serve(
     *,
     folder: Path,
@@ -51,6 +52,7 @@ def serve(
     tls_key: Path | None,
     behind_proxy: bool,
     insecure: bool,
+    log: bool,
 ) -> None:
     """Serve a hub until it is stopped with ctrl-C.
 
@@ -72,6 +74,7 @@ def serve(
         tls_key=tls_key,
         behind_proxy=behind_proxy,
         insecure=insecure,
+        log=log,
         ready=lambda url: click.echo(
             f"Hub ready at {url}\n  data in {folder.absolute()}\n  next: cmf remote add origin {url}"
         ),

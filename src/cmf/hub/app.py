@@ -21,6 +21,7 @@ from cmf import errors
 from cmf.errors import CmfError, DeniedError, UsageError
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer
 from cmf.hub.auth import Caller
+from cmf.hub.operations import Operations
 from cmf.hub.service import Hub
 from cmf.model import wire
 
@@ -39,10 +40,15 @@ AsksWanted = Annotated[
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
 
-def make_app(hub: Hub, *, loopback: bool, on_shutdown: Callable[[], None] | None = None) -> Litestar:
-    """Make the application that serves a hub; ``loopback``: refuse requests that name another host or origin."""
+def make_app(hub: Hub, *, loopback: bool, log: bool = False, on_shutdown: Callable[[], None] | None = None) -> Litestar:
+    """Make the application that serves a hub.
+
+    ``loopback``: refuse requests that name another host or origin. ``log``: one line for each request.
+    """
+    operations = Operations(hub.counts, log=log)
     return Litestar(
         route_handlers=ROUTES,
+        middleware=[operations.middleware],
         before_request=_local_only if loopback else None,
         exception_handlers={CmfError: _problem, HTTPException: _http_problem, Exception: _unexpected},
         openapi_config=OpenAPIConfig(
@@ -57,7 +63,7 @@ def make_app(hub: Hub, *, loopback: bool, on_shutdown: Callable[[], None] | None
         request_max_body_size=wire.JSON_BYTES_MAX,
         on_shutdown=[on_shutdown] if on_shutdown else [],
         logging_config=None,
-        opt={"hub": hub},
+        opt={"hub": hub, "operations": operations},
     )
 
 
@@ -69,6 +75,29 @@ def about(request: AnyRequest) -> wire.HubInfo:
     """Say who this hub is, what it speaks and its limits; to a caller with a token, also who the caller is."""
     hub = _hub(request)
     return hub.info(_caller(request) if "authorization" in request.headers else None)
+
+
+@get("/v1/health", sync_to_thread=False, security=[])
+def health() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "alive"}
+
+
+@get("/v1/ready", sync_to_thread=True, security=[])
+def ready(request: AnyRequest) -> dict[str, str]:
+    """Say that the hub can serve: its database answers; 503 if it does not."""
+    _hub(request).check()
+    return {"status": "ready"}
+
+
+@get("/metrics", sync_to_thread=True, media_type="text/plain; version=0.0.4; charset=utf-8")
+def metrics(request: AnyRequest) -> bytes:
+    """Return what Prometheus reads. It needs a token that is admin everywhere."""
+    caller = _caller(request)
+    if not caller.may("admin", ""):
+        raise DeniedError(f"{caller.name} is not admin of this hub.", kind="scope")
+    operations: Operations = request.app.opt["operations"]
+    return operations.page()
 
 
 @post("/v1/enrol", sync_to_thread=True, status_code=200, security=[])
@@ -199,7 +228,7 @@ async def get_object(request: AnyRequest, digest: str) -> Stream:
 
 
 ROUTES = (
-    *(about, enrol, streams, have, push, pull, standing, get_segments, lineage, query),
+    *(about, health, ready, metrics, enrol, streams, have, push, pull, standing, get_segments, lineage, query),
     *(missing, put_objects, get_objects, put_object, get_object, list_objects, revoke_object),
 )
 

@@ -55,6 +55,11 @@ class Log:
             connection.execute("INSERT INTO hub_tile (level, place, hash) VALUES (?, ?, ?)", (level, count - 1, tile))
             level, count = level + TILE_LEVELS, count >> TILE_LEVELS
 
+    def size(self) -> int:
+        """Return how many entries there are."""
+        with self._sql.read() as connection:
+            return _size(connection)
+
     def standing(self, old: int) -> tuple[str, int, bytes, list[bytes]]:
         """Return the signed checkpoint of now, its size and root, and the proof that the first ``old`` are its start.
 

@@ -31,6 +31,7 @@ def serve(
     tls_key: Path | None = None,
     behind_proxy: bool = False,
     insecure: bool = False,
+    log: bool = False,
     ready: Callable[[str], None],
 ) -> None:
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
@@ -54,7 +55,7 @@ def serve(
     note = state_home / "hubs" / f"{port}.json"
     try:
         _leave_token(note, hub, url)
-        _run(hub, listener, loopback=loopback, tls=(tls_cert, tls_key), started=lambda: ready(url))
+        _run(hub, listener, loopback=loopback, log=log, tls=(tls_cert, tls_key), started=lambda: ready(url))
     finally:
         note.unlink(missing_ok=True)
         hub.close()
@@ -77,6 +78,7 @@ def _run(
     listener: socket.socket,
     *,
     loopback: bool,
+    log: bool,
     tls: tuple[Path | None, Path | None],
     started: Callable[[], None],
 ) -> None:
@@ -91,7 +93,7 @@ def _run(
                 started()
 
     settings = uvicorn.Config(
-        make_app(hub, loopback=loopback),
+        make_app(hub, loopback=loopback, log=log),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -72,6 +72,14 @@ class Hub:
         self.store.close()
         self.objects.close()
 
+    def check(self) -> None:
+        """Ask the database something; `UnreachableError` if it does not answer."""
+        self.store.meta("ready")
+
+    def counts(self) -> dict[str, float]:
+        """Return how many of each thing there are, for those who run the hub."""
+        return {"log_size": self.log.size(), **{f"{name}s": count for name, count in self.store.counts().items()}}
+
     @staticmethod
     def now() -> int:
         """Return the wall time in µs."""

@@ -315,3 +315,44 @@ def test_the_api_describes_itself_as_it_did_when_it_was_released(hub: HubProcess
     assert status == 200
     golden = Path(__file__).parents[2] / "golden" / "openapi.json"
     assert found == json.loads(golden.read_text()), "the API changed: is it still v1? then write the golden copy anew"
+
+
+def test_anybody_may_ask_whether_the_hub_is_alive_and_ready(hub: HubProcess) -> None:
+    ask = Raw(hub, token="")
+    assert ask("GET", "/v1/health") == (200, {"status": "alive"})
+    assert ask("GET", "/v1/ready") == (200, {"status": "ready"})
+
+
+def test_metrics_are_for_the_admin_and_name_routes_not_paths(hub: HubProcess, tmp_path: Path) -> None:
+    assert Raw(hub, token="")("GET", "/metrics")[0] == 401
+    reader = joined(hub, tmp_path, Writer("reads-metrics", seed=9), scope="metrics", role="read")
+    assert Raw(hub, token=reader.token())("GET", "/metrics")[0] == 403
+    digest = "sha256:" + "ab" * 32
+    assert Raw(hub)("GET", f"/v1/objects/{digest}")[0] == 404
+    status, page = Raw(hub)("GET", "/metrics")
+    assert status == 200
+    text = page.decode()
+    assert 'cmf_hub_requests_total{method="GET",route="/v1/objects/{digest}",status="404"}' in text
+    assert digest not in text
+    assert "cmf_hub_log_size " in text
+    assert "cmf_hub_segments " in text
+
+
+def test_every_answer_has_the_id_that_its_request_brought_if_it_is_one(hub: HubProcess) -> None:
+    pool = urllib3.PoolManager(retries=False)
+    for given, kept in (("trace-7", True), ("x" * 65, False), ("a b", False), ("", False)):
+        answer = pool.request("GET", hub.url + "/v1/health", headers={"x-request-id": given} if given else {})
+        assert (answer.headers["x-request-id"] == given) is kept
+        assert answer.headers["x-request-id"]
+    pool.clear()
+
+
+def test_a_log_has_a_line_of_json_for_each_request_and_no_secret(tmp_path: Path) -> None:
+    hub = HubProcess(tmp_path / "hub", tmp_path / "state", options=("--log",))
+    Raw(hub)("GET", "/v1/hub", headers={"x-request-id": "trace-8"})
+    token = hub.token
+    hub.process.terminate()
+    _, err = hub.process.communicate(timeout=30)
+    (line,) = [json.loads(line) for line in err.splitlines() if '"trace-8"' in line]
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/v1/hub", 200)
+    assert token not in err

@@ -1,0 +1,126 @@
+"""What those who run a hub see of it: its health, its metrics, and one log line for each request, with an id.
+
+Knows requests by their route and their outcome. Refuses to know what is in them: no token, path or record is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+REQUEST_ID = "x-request-id"
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Operations:
+    """The metrics of one hub. ``counts``: called when they are read, returns gauges by name. ``log``: write lines."""
+
+    def __init__(self, counts: Callable[[], dict[str, float]], *, log: bool) -> None:
+        self._log = log
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "cmf_hub_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "cmf_hub_request_seconds",
+            "Time until a request was answered whole.",
+            ("method", "route"),
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._bytes = Counter("cmf_hub_bytes", "Bytes of bodies, by direction.", ("direction",), registry=self.registry)
+        self._running = Gauge("cmf_hub_requests_running", "Requests being answered.", registry=self.registry)
+        self.registry.register(_Counts(counts))
+
+    def page(self) -> bytes:
+        """Return the metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """Wrap an application: each request gets an id, is counted and timed, and leaves a line."""
+
+        async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP:
+                await app(scope, receive, send)
+                return
+            headers = dict(scope["headers"])
+            given = headers.get(REQUEST_ID.encode(), b"").decode("latin-1")
+            request_id = given if _ID.fullmatch(given) else os.urandom(8).hex()
+            started = time.monotonic()
+            status = 500
+            moved = {"in": 0, "out": 0}
+
+            async def receiving() -> Any:
+                message = await receive()
+                if message["type"] == "http.request":
+                    moved["in"] += len(message["body"])
+                return message
+
+            async def sending(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    message["headers"] = [*message["headers"], (REQUEST_ID.encode(), request_id.encode())]
+                elif message["type"] == "http.response.body":
+                    moved["out"] += len(message["body"])
+                await send(message)
+
+            self._running.inc()
+            try:
+                await app(scope, receiving, sending)
+            finally:
+                self._running.dec()
+                self._note(scope, request_id, status, time.monotonic() - started, moved)
+
+        return observed
+
+    def _note(self, scope: Any, request_id: str, status: int, seconds: float, moved: dict[str, int]) -> None:
+        route = str(scope.get("path_template") or "other")
+        method = str(scope["method"])
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+        for direction, count in moved.items():
+            self._bytes.labels(direction).inc(count)
+        if self._log:
+            client = scope.get("client")
+            line = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "id": request_id,
+                "client": client[0] if client else "",
+                "method": method,
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+                "bytes_in": moved["in"],
+                "bytes_out": moved["out"],
+            }
+            sys.stderr.write(json.dumps(line) + "\n")
+
+
+class _Counts(Collector):
+    """What the hub holds, looked up when the metrics are read."""
+
+    def __init__(self, counts: Callable[[], dict[str, float]]) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing before the first reading: the hub may not be open yet."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield one gauge for each count."""
+        for name, value in self._counts().items():
+            yield GaugeMetricFamily(f"cmf_hub_{name}", f"How many of {name} the hub has.", value)
