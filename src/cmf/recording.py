@@ -16,7 +16,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-from cmf import config
+from cmf import config, media
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.journal import PointsHeader
 from cmf.model import encoding
@@ -54,6 +54,7 @@ class Run:
         self._first = first
         self._points: dict[tuple[Any, ...], Points] = {}
         self._written: dict[tuple[str, ...], int] = {}
+        self._media_step = 0
         self._used: list[tuple[str, str]] = []
         self._described = False
         self._command: list[str] = []
@@ -151,11 +152,16 @@ class Run:
 
     # ---- values --------------------------------------------------------------------------------------------------
 
-    def log(self, values: Mapping[str, float], *, step: int | None = None, time: float | None = None) -> None:
+    def log(self, values: Mapping[str, Any], *, step: int | None = None, time: float | None = None) -> None:
         """Record one row of step metrics: numbers by name. Never raises and never waits.
 
         ``step`` counts up by itself if left out; ``time`` is in seconds since 1970, now if left out. Rows that are
         logged with the same names together are stored together.
+
+        A value may also be a text, an image (of PIL, or an array of rows × columns × 1, 3 or 4 channels: bytes, or
+        floats from 0 to 1), a table (a list of dicts, or a frame of pandas, polars or pyarrow), a figure of matplotlib
+        or plotly, bytes, or the path of a file. It becomes an output of the run (`Repo.logged`), before this returns.
+        None is left out.
         """
         try:
             key = tuple(values)
@@ -164,6 +170,9 @@ class Run:
                 if len(parts := sets(key)) > 1:
                     for part in parts:
                         self.log({name: values[name] for name in part}, step=step, time=time)
+                    return
+                if any(map(media.is_media, values.values())):
+                    self._log_media(values, step, time)
                     return
                 points = self._points.setdefault(key, Points(key))
                 self._recorder.keep_flushing()
@@ -182,6 +191,42 @@ class Run:
             self._crowded(points)
         elif self._writes_through:
             self.flush()
+
+    def _log_media(self, values: Mapping[str, Any], step: int | None, time: float | None) -> None:
+        """Record the values of a row that are no numbers as outputs, and the rest as a row of their own."""
+        step = self._media_step if step is None else whole(step)
+        if not -INTEGER_MAX <= step <= INTEGER_MAX:
+            raise ValueError(f"step {step} is beyond 2**53.")
+        self._media_step = step + 1
+        t = None if time is None else int(time * 1e6)
+        for name, value in values.items():
+            if value is None or not media.is_media(value):
+                continue
+            try:
+                if isinstance(value, os.PathLike):
+                    kept = self._recorder.files.keep(Path(value))
+                    digest, size, path = kept.digest, kept.size, self._recorder.files.record_path(Path(value))
+                    found = media.Media("file", "", b"")
+                else:
+                    found = media.encoded(value)
+                    digest, size, path = self._recorder.keep(found.data), len(found.data), ""
+                event = model.Event(
+                    execution=self.id,
+                    direction="output",
+                    artifact=digest,
+                    path=path,
+                    type=found.type,
+                    role=media.ROLE,
+                    name=str(name),
+                    size=size,
+                    attributes={"step": step, "rank": self.rank, "format": found.format},
+                    t=self._recorder.now() if t is None else t,
+                )
+                self._recorder.write(self.scope, model.Artifact(digest=digest), event)
+            except Exception as error:  # noqa: BLE001  # a value's own library may raise anything
+                self._recorder.drop(f"{str(name)[:TEXT_CHARS_MAX]} at step {step}: {_said(error)}")
+        if numbers := {name: value for name, value in values.items() if not media.is_media(value)}:
+            self.log(numbers, step=step, time=time)
 
     def _crowded(self, points: Points) -> None:
         """Have the rows written soon; if the disk has not taken any for so long, leave the newest out."""

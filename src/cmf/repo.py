@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from cmf import collect, config, series, sync, transfer, witness
+from cmf import collect, config, media, series, sync, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -218,6 +218,16 @@ class Repo:
     def series_names(self, execution: views.Execution) -> list[str]:
         """Return every name that an execution has step metrics of."""
         return self.store.index.series_names(execution.node)
+
+    def logged(self, execution: str | views.Execution, name: str = "") -> list[views.Use]:
+        """Return the texts, images, tables and figures that an execution logged, of one name or of all, by step.
+
+        Each has its ``name``, its ``type``, and in ``attributes`` its ``step``, ``rank`` and ``format`` (media type);
+        ``repo.read(it.artifact)`` gives its bytes.
+        """
+        view = execution if isinstance(execution, views.Execution) else self.execution(execution)
+        found = [use for use in view.outputs if use.role == media.ROLE and name in ("", use.name)]
+        return sorted(found, key=lambda use: (use.name, media.step_of(use.attributes), use.t))
 
     def history(self, text: str) -> list[views.Write]:
         """Return every write to every register of what this names, newest first."""

@@ -87,7 +87,7 @@ def test_infinities_and_not_a_number_are_values_like_any_other(run: cmf.Run) -> 
 
 def test_integers_booleans_and_scalars_of_other_libraries_become_floats(run: cmf.Run) -> None:
     for value in (3, 2**53, True, False, Scalar(0.25)):
-        run.log({"v": value})  # type: ignore[dict-item]  # what array libraries hand out is a number to their users
+        run.log({"v": value})  # what array libraries hand out is a number to their users
     run.finish()
     assert [value for _, value in read(run, "v")] == [3.0, 2.0**53, 1.0, 0.0, 0.25]
     assert dropped() == 0

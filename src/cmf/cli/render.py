@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from cmf import media
 from cmf.config import environment
 from cmf.graph import views
 from cmf.graph.lineage import Lineage
@@ -244,6 +245,25 @@ def uses(title: str, found: Sequence[views.Use], *, with_execution: bool = False
         if with_execution:
             row.append(Text(f"{use.scope} {short(use.execution.rpartition(':')[2])}"))
         table.add_row(*row)
+    return table
+
+
+def logged(found: Sequence[views.Use]) -> Table | None:
+    """Return a table of what was logged besides numbers, the latest of each name, or None if there is nothing."""
+    if not found:
+        return None
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="dim", padding=(0, 2, 0, 2))
+    for column in ("logged", "type", "times", "last step", "size", "digest"):
+        table.add_column(column, overflow="fold")
+    named: dict[str, list[views.Use]] = {}
+    for use in found:
+        named.setdefault(use.name, []).append(use)
+    for name, uses_ in sorted(named.items()):
+        last = max(uses_, key=lambda use: (media.step_of(use.attributes), use.t))
+        table.add_row(
+            *(escape(name), escape(last.type), str(len(uses_)), str(media.step_of(last.attributes)), size(last.size)),
+            Text(digest(last.artifact), style="dim"),
+        )
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.text import Text
 
+from cmf import media
 from cmf.cli import render
 from cmf.graph import views
 from cmf.model import encoding
@@ -55,7 +56,8 @@ def execution(view: views.Execution, series: Sequence[str]) -> None:
         render.mapping("metric", view.metrics),
         render.mapping("property", view.properties),
         render.uses("input", view.inputs),
-        render.uses("output", view.outputs),
+        render.uses("output", [use for use in view.outputs if use.role != media.ROLE]),
+        render.logged([use for use in view.outputs if use.role == media.ROLE]),
     ):
         if table is not None:
             out.print()
