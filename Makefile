@@ -33,6 +33,12 @@ test: $(VENV)/.dev ## Run every test
 check: $(VENV)/.dev ## Check style, types, layers, dependencies, spelling, sizes and documentation
 	@$(BIN)/python -m tools.checks
 
+KILLS ?= 2000
+
+.PHONY: faults
+faults: $(VENV)/.dev ## Kill a recorded program and fill its disk at every write, then kill it 2,000 times at random
+	@$(BIN)/python -m tests.faults --kills $(KILLS)
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure the workloads and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks

@@ -77,12 +77,18 @@ class JournalWriter:
 
     def _open(self) -> None:
         process = self._process
-        host = records.slug(process.host)[:40]
+        host = host_in_name(process.host)
         self.path = self._folder / f"{host}-{process.pid}-{process.start}-{os.urandom(4).hex()}.j"
         self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
         opened = encoding.encode({**msgspec.to_builtins(process), "v": VERSION})
         self._end, self._is_broken = 0, False
-        self._write(MAGIC + _framed(bytes((OPEN,)) + opened))
+        try:
+            self._write(MAGIC + _framed(bytes((OPEN,)) + opened))
+        except OSError:
+            self.abandon()
+            os.unlink(self.path)  # or each try on a full disk would leave one more file
+            self._is_broken = True
+            raise
 
     def _write(self, data: bytes) -> None:
         """Append some bytes whole: what a full disk took of them is taken back, so that later frames stay readable."""
@@ -179,6 +185,11 @@ class JournalWriter:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def host_in_name(host: str) -> str:
+    """Return how the name of a journal says its host."""
+    return records.slug(host)[:40]
 
 
 def frames(path: Path, offset: int = 0) -> Iterator[Frame]:

@@ -85,6 +85,7 @@ class Recorder:
         self.runs: list[Live] = []
         self._journal: JournalWriter | None = None
         self._unsaid, self._why = 0, ""
+        self._late: list[tuple[str, model.Record]] = []
         self._warned = False
         self._last_t = 0
         self._code: tuple[object, dict[str, Any]] | None = None
@@ -126,7 +127,7 @@ class Recorder:
         self._thread = None
         self.lock, self.describing = threading.RLock(), threading.RLock()
         self._wake = threading.Event()
-        self._unsaid, self._is_stuck = 0, False
+        self._unsaid, self._late, self._is_stuck = 0, [], False
         self.files.forked()
         self.process = machine.process()
         for run in self.runs:
@@ -174,6 +175,11 @@ class Recorder:
         finally:
             self.lock.release()
 
+    def write_late(self, scope: str, record: model.Record) -> None:
+        """Append what must not be missing, such as how a run ended: as soon as the disk takes it."""
+        self._late.append((scope, record))
+        self._note_dropped()
+
     def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
         why = str(encoding.to_value(why))  # what a name or a message holds need not be Unicode
@@ -185,11 +191,15 @@ class Recorder:
         self._note_dropped()
 
     def _note_dropped(self) -> None:
-        if not self._unsaid or not self.lock.acquire(blocking=False):
+        if not (self._unsaid or self._late) or not self.lock.acquire(blocking=False):
             return  # who holds the journal may be waiting for the disk: tried again with what is recorded next
         try:
-            self.journal().dropped(self._unsaid, self._why)
-            self._unsaid, self._why = 0, ""
+            while self._late:
+                self.journal().record(self._late[0][0], self._late[0][1])
+                del self._late[0]
+            if self._unsaid:
+                self.journal().dropped(self._unsaid, self._why)
+                self._unsaid, self._why = 0, ""
         except (OSError, CmfError):
             pass  # the disk refuses this too: tried again, and told at the end
         finally:
@@ -308,6 +318,8 @@ class Recorder:
                 else:
                     self._journal.close()
             self._journal = None
+        if self._late:
+            _warn(f"cmf could not record how {len(self._late)} runs ended: they will read as lost.")
         if self._unsaid:
             _warn(f"cmf could not record {self._unsaid} things, and nowhere could they be counted: {self._why}")
 

@@ -411,7 +411,11 @@ class Run:
         value = {"status": status, "ended": t, "exit": exit, "signal": signal, "error": error}
         value = {key: found for key, found in value.items() if found is not None}
         # Written as it is, not as a value of the program's: its traceback names an object.
-        self._write(model.Property(subject=self.node, key=f"status/{self.attempt}/{self.rank}", value=value, t=t))
+        ended = model.Property(subject=self.node, key=f"status/{self.attempt}/{self.rank}", value=value, t=t)
+        try:
+            self._recorder.write(self.scope, ended)
+        except Exception:  # noqa: BLE001  # the disk: tried again, since a run that has no end reads as lost
+            self._recorder.write_late(self.scope, ended)
 
     def killed(self, number: int) -> None:
         """Record that a signal ends the process, without waiting for the disk: what a recorder does."""

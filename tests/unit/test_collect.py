@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import cmf
@@ -132,6 +133,44 @@ def test_another_hosts_run_is_lost_only_after_ten_silent_minutes(place: Place) -
     writer.close()
     place.collect()
     assert status(place.store) == "finished", "what ended by its own account beats what an observer thought"
+
+
+def test_a_run_that_was_killed_before_it_could_say_that_it_runs_is_lost(place: Place) -> None:
+    gone = msgspec.structs.replace(machine.process(), pid=4_194_305)  # more than any Linux counts to
+    writer = journal.JournalWriter(place.folder / "journal", gone)
+    writer.record(SCOPE, model.Execution(id=ID, name="calm-fern", started=5))
+    writer.abandon()
+    assert place.collect().lost == 1
+    assert status(place.store) == "lost"
+
+
+def test_a_journal_whose_writer_died_before_its_first_word_goes_once_it_is_old(place: Place) -> None:
+    here = machine.process()
+    names = [f"{journal.host_in_name(here.host)}-{pid}-{here.start}-0badcafe.j" for pid in (here.pid, 4_194_305)]
+    names += [f"elsewhere-4194305-{here.start}-0badcafe.j", "odd.j"]
+    for name in names:
+        (place.folder / "journal" / name).write_bytes(b"cmf")
+    place.collect()
+    assert len(place.journals()) == 4
+    for path in place.journals():
+        os.utime(path, (0, 0))
+    assert place.collect().problems == []
+    assert sorted(path.name for path in place.journals()) == sorted({*names} - {names[1]})
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, "finished"), (3, "failed")])
+def test_a_process_that_leaves_ends_its_open_runs_with_its_exit_code(place: Place, code: int, expected: str) -> None:
+    writer = journal.JournalWriter(place.folder / "journal", machine.process())
+    started(writer)
+    handle = writer.leave(9)
+    place.collect()
+    assert status(place.store) == "running", "it has not left yet"
+    os.write(handle, bytes((code,)))
+    os.close(handle)
+    assert place.collect().lost == 0
+    (view,) = place.store.index.select(filters.parse("")).executions
+    assert (view.status, view.exit, view.ended) == (expected, code, 9)
+    assert place.journals() == []
 
 
 def test_a_torn_tail_loses_only_itself(place: Place) -> None:

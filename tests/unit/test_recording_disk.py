@@ -128,6 +128,26 @@ def test_rows_that_a_full_disk_refused_take_no_later_row_with_them(tmp_path: Pat
         assert repo.status().dropped > 0
 
 
+def test_a_disk_that_does_not_answer_holds_up_no_row(tmp_path: Path) -> None:
+    text = (
+        "import threading\n"
+        "answers, asked, write = threading.Event(), threading.Event(), os.write\n"
+        "def slow(*given):\n"
+        "    asked.set(); answers.wait(60)\n"
+        "    return write(*given)\n"
+        "run = cmf.run('p/a')\n"
+        "os.write = slow\n"
+        "run.log({'loss': 0.0}, step=0)\n"
+        "assert asked.wait(60)\n"
+        "for step in range(1, 120_000): run.log({'loss': 1.0}, step=step)\n"
+        "answers.set()\n"
+        "run.finish()\n"
+    )
+    assert program(tmp_path, text).err == ""
+    with cmf.open(tmp_path) as repo:
+        assert len(repo.series(repo.executions()[0], "loss")) == 120_000
+
+
 def test_large_parameters_on_a_full_disk_change_nothing_of_the_program(tmp_path: Path) -> None:
     text = f"{FULL}cmf.run('p/first').finish()\nlimit(0)\n"
     text += "run = cmf.run('p/a', params={'all': ['x' * 100] * 1000})\nrun.finish()\nprint('done')\n"

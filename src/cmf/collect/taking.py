@@ -23,6 +23,10 @@ from cmf.store.sql import SqlStore
 from cmf.worktree import machine
 
 TAKE_RECORDS = 100_000
+UNSAID = f"{registers.STATUS}1-00000000/0"
+"""Whose status a lost run has that was gone before its first attempt had a name."""
+YOUNG_SECONDS = 60
+"""How long a file that names no writer yet may be one whose writer is just about to."""
 SILENT_SECONDS = 600
 """How long a journal of another host may stay as it is, by this host's monotonic clock, before its runs are lost."""
 
@@ -54,6 +58,7 @@ class State(msgspec.Struct):
     left: int = 0
     lost: bool = False
     open: dict[str, int] = {}
+    born: dict[str, int] = {}
     sets: dict[str, chunks.Waiting] = {}
     heard: int = 0
     dropped: int = 0
@@ -141,8 +146,11 @@ class Journal:
         state.heard = max(state.heard, model.time_of(record) or 0)
         if isinstance(record, model.Event) and record.direction == "input":
             waiting.append((scope, complete[1]))
+        elif isinstance(record, model.Execution):
+            state.born[json.dumps([scope, model.execution_node(scope, record.id)])] = record.started
         elif isinstance(record, model.Property) and record.key.startswith(registers.STATUS):
             place = json.dumps([scope, record.subject, record.key])
+            state.born.pop(json.dumps([scope, record.subject]), None)
             if registers.state(record.value) == "running":
                 state.open[place] = record.t
             else:
@@ -170,7 +178,7 @@ class Journal:
         """Tell whether the writer is gone for good: True, False, or None if only its long silence says so."""
         process = state.process or self._opened()
         if process is None:
-            return False
+            return self._is_stillborn()
         alive = machine.alive(process)
         if alive is not None:
             return not alive
@@ -181,6 +189,15 @@ class Journal:
             return False
         return None if self.clock.monotonic_s - state.watched[2] >= SILENT_SECONDS else False
 
+    def _is_stillborn(self) -> bool:
+        """Tell whether the process that made this file died before it wrote its name into it."""
+        host, pid, start, _ = self.path.stem.rsplit("-", 3) if self.path.stem.count("-") >= 3 else ("", "", "", "")
+        here = machine.process()
+        age_us = self.clock.wall_us - self.path.stat().st_mtime_ns // 1000
+        if host != journal.host_in_name(here.host) or not (pid + start).isdigit() or age_us < YOUNG_SECONDS * 1_000_000:
+            return False
+        return machine.alive(msgspec.structs.replace(here, pid=int(pid), start=int(start))) is False
+
     def _opened(self) -> Process | None:
         for frame in journal.frames(self.path, 0):
             return journal.parse_open(frame.payload) if frame.tag == journal.OPEN else None
@@ -188,6 +205,10 @@ class Journal:
 
     def _lose(self, state: State, records: list[tuple[str, bytes, bytes]]) -> None:
         """Record as lost every run that this journal left without an end."""
+        for place, t in state.born.items():  # gone before it could say that it runs
+            scope, subject = json.loads(place)
+            state.open[json.dumps([scope, subject, UNSAID])] = t
+        state.born = {}
         self.done.lost += len(state.open)
         self._end(state, records, {"status": "lost", "heard": state.heard}, self.clock.wall_us)
 
