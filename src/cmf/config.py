@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from cmf import redaction
 from cmf.errors import ConflictError, CorruptError, UnsupportedError, UsageError
 
 VERSION = 1
@@ -51,6 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     remotes: dict[str, Remote] = {}
     untracked_bytes_max: int = 1 << 20
     data: list[Rule] = []
+    see_params: bool = True
 
     def __post_init__(self) -> None:
         if self.site and not NAME.fullmatch(self.site):
@@ -75,6 +77,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     state_home: Path = Path()
     color: bool = True
     variables: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
 
 
 LAUNCHERS = (
@@ -87,24 +90,18 @@ LAUNCHERS = (
 )
 """The environment variables by which launchers tell a process its place among others. They enter no record."""
 
-RECORDED = (
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-    "PYTHONHASHSEED",
-    "CONDA_DEFAULT_ENV",
-    "VIRTUAL_ENV",
-    "SLURM_JOB_ID",
-    "SLURM_STEP_ID",
-    "SLURM_PROCID",
-    "SLURM_NTASKS",
-    "PBS_JOBID",
-    "LSB_JOBID",
-    "WORLD_SIZE",
-    "RANK",
-    "LOCAL_RANK",
-    "LANG",
-)
-"""The environment variables that a record may carry: an allow-list, so that no secret ever enters one."""
+_RECORDED = """
+    CUDA_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES OMP_NUM_THREADS MKL_NUM_THREADS PYTHONHASHSEED
+    PL_GLOBAL_SEED LANG LC_ALL TZ VIRTUAL_ENV CONDA_DEFAULT_ENV CONDA_PREFIX LOADEDMODULES WORLD_SIZE RANK LOCAL_RANK
+    SLURM_JOB_ID SLURM_JOB_NAME SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_STEP_ID SLURM_PROCID SLURM_NTASKS
+    SLURM_JOB_NUM_NODES SLURM_JOB_PARTITION SLURM_CLUSTER_NAME SLURM_RESTART_COUNT
+    PBS_JOBID PBS_JOBNAME PBS_ARRAY_INDEX PBS_QUEUE LSB_JOBID LSB_JOBNAME LSB_JOBINDEX LSB_QUEUE
+    SGE_ROOT SGE_CLUSTER_NAME SGE_TASK_ID JOB_ID JOB_NAME QUEUE
+    KUBERNETES_SERVICE_HOST POD_NAME POD_NAMESPACE POD_UID NODE_NAME JOB_COMPLETION_INDEX HOSTNAME
+    APPTAINER_CONTAINER APPTAINER_NAME SINGULARITY_CONTAINER SINGULARITY_NAME container
+"""
+RECORDED = tuple(_RECORDED.split())
+"""The environment variables that a record may draw on: an allow-list, so that no other ever enters one."""
 
 
 def environment(values: Mapping[str, str] | None = None) -> Environment:
@@ -133,6 +130,7 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
         variables={name: env[name] for name in RECORDED if name in env},
+        secrets=redaction.known_secrets(env),
     )
 
 

@@ -27,6 +27,7 @@ from cmf.model import digest as digests
 from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects.local import LocalObjects
+from cmf.redaction import Redactor
 from cmf.worktree import git, machine
 from cmf.worktree.files import Files
 
@@ -79,6 +80,7 @@ class Recorder:
         self.folder = folder
         self.environment = environment
         self.objects = LocalObjects(folder / "objects")
+        self.redactor = Redactor(environment.secrets)
         self.process = machine.process()
         self.lock = threading.RLock()
         self.describing = threading.RLock()
@@ -161,7 +163,20 @@ class Recorder:
         with self._turn():
             journal = self.journal()
             for record in records:
-                journal.record(scope, record)
+                journal.record(scope, self._redacted(record))
+
+    def _redacted(self, record: model.Record) -> model.Record:
+        redact = self.redactor
+        if isinstance(record, model.Property):
+            return msgspec.structs.replace(record, value=redact.value(record.value, record.key.rpartition("/")[2]))
+        if isinstance(record, model.Event):
+            path = redact.text(record.path) if isinstance(record.path, str) else record.path
+            attributes = redact.value(record.attributes)
+            return msgspec.structs.replace(record, path=path, name=redact.text(record.name), attributes=attributes)
+        if isinstance(record, model.Execution):
+            command, params = redact.words(record.command), redact.value(record.params)
+            return msgspec.structs.replace(record, command=command, params=params)
+        return record
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -182,7 +197,7 @@ class Recorder:
 
     def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
-        why = str(encoding.to_value(why))  # what a name or a message holds need not be Unicode
+        why = self.redactor.text(str(encoding.to_value(why)))  # what a name or a message holds need not be Unicode
         self._unsaid += count
         if not self._warned:
             self._warned = True
@@ -215,7 +230,9 @@ class Recorder:
         root = self.folder.parent
         signature = git.signature(root)
         if self._code is None or self._code[0] != signature:
-            found = git.capture(root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max)
+            found = git.capture(
+                root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max, redactor=self.redactor
+            )
             value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
             if value.get("diff"):
                 value["diff"] = {"$object": value["diff"]}

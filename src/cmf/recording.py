@@ -348,7 +348,7 @@ class Run:
 
     def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as values, or the object that holds them if they are large."""
-        values: dict[str, Any] = encoding.to_value(dict(params))
+        values: dict[str, Any] = self._recorder.redactor.value(encoding.to_value(dict(params)))
         data = encoding.encode(values)
         if len(data) <= PARAMS_BYTES_MAX and all(len(name) <= model.TEXT_CHARS_MAX for name in values):
             return values
@@ -433,7 +433,7 @@ class Run:
             return
         said: dict[str, Any] = {"type": type(error).__name__, "message": _said(error)}
         try:
-            text = "".join(traceback.format_exception(error))
+            text = self._recorder.redactor.text("".join(traceback.format_exception(error)))
             said["traceback"] = {"$object": self._recorder.keep(text.encode("utf-8", "backslashreplace"))}
         except Exception as problem:  # noqa: BLE001  # the disk, or an exception that cannot be shown
             self._recorder.drop(f"traceback: {_said(problem)}")

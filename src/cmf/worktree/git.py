@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from cmf.objects import manifest
+from cmf.redaction import Redactor
 from cmf.worktree import uri
 
 DIFF_BYTES_MAX = 64 << 20
@@ -29,6 +30,16 @@ UNTRACKED_TOTAL_FACTOR = 16
 OMITTED_MAX = 100
 SECONDS_MAX = 30.0
 POINTER_SUFFIXES = (".cmf", ".dvc")
+
+# Files that are made to hold secrets: never kept, whatever is in them.
+_SECRET_NAME = re.compile(
+    r"\.env(?:\..+)?|.+\.env|\.envrc|\.netrc|_netrc|\.pgpass|\.pypirc|\.npmrc|\.git-credentials|\.htpasswd|\.boto|\.s3cfg"
+    r"|\.dockercfg|\.vault-token|id_(?:rsa|dsa|ecdsa|ed25519)(?:[._-](?!pub$).*)?|.+\.(?:pem|key|p12|pfx|jks|keystore|ppk|kdbx|gpg|asc|ovpn)"
+    r"|(?:.*[._-])?(?:credentials?|secrets?)(?:\.(?:json|ya?ml|toml|ini|cfg|txt|csv|env|xml))?|kubeconfig"
+    r"|(?:.*[._-])?service[._-]account.*\.json|token(?:\.(?:json|txt|pickle))?",
+    re.IGNORECASE,
+)
+_SECRET_FOLDERS = frozenset({b".ssh", b".aws", b".gnupg", b".kube", b".azure", b".docker", b".gcloud"})
 
 _OPTIONS = (
     "--no-optional-locks",
@@ -86,7 +97,8 @@ class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``dirty``: anything differs from the commit, untracked files included. ``diff`` is the digest of the binary diff
     against the commit (against the empty tree before the first one), ``untracked`` that of the manifest of the
-    folder of untracked files. ``omitted`` names the first hundred files left out, ``omitted_count`` counts them all.
+    folder of untracked files. ``masked`` lines of the diff held secrets: it can be read, but not applied. ``omitted``
+    names the first hundred files left out, ``omitted_count`` counts them all.
     """
 
     repository: str = ""
@@ -94,18 +106,22 @@ class Code(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     branch: str = ""
     dirty: bool = False
     diff: str = ""
+    masked: int = 0
     untracked: str = ""
     omitted: tuple[Omitted, ...] = ()
     omitted_count: int = 0
 
 
-def capture(root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: int) -> Code | None:
+def capture(
+    root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: int, redactor: Redactor | None = None
+) -> Code | None:
     """Return the state of the repository that holds a folder; None without a repository or without git.
 
     ``keep`` takes in an object and returns its digest. Untracked files over ``untracked_bytes_max`` are omitted, and
-    those beyond sixteen times as much in all or beyond a thousand. `.cmf` is never looked into. If git fails or
-    is slow, what is known is returned, and ``omitted`` says what isn't.
+    those beyond sixteen times as much in all or beyond a thousand; so are those whose name or content is a secret's.
+    `.cmf` is never looked into. If git fails or is slow, what is known is returned, and ``omitted`` says what isn't.
     """
+    redactor = redactor or Redactor()
     answer = _git(root, *_STATUS, bytes_max=STATUS_BYTES_MAX)
     top = _git(root, "rev-parse", "--show-toplevel") if answer is not None else None
     if answer is None or not top:
@@ -115,21 +131,24 @@ def capture(root: Path, keep: Callable[[bytes], str], *, untracked_bytes_max: in
     folder = top.removesuffix(b"\n")
     state = _parse(answer)
     omitted = [Omitted(_shown(path), 0, "a submodule's own changes") for path in state.submodules]
-    diff = ""
+    diff, masked = "", 0
     if state.changed:
         against = state.commit or (_git(root, "hash-object", "-t", "tree", "/dev/null") or b"").decode().strip()
         data = _git(folder, *_DIFF, against, "--", ":(top)", ":(top,exclude,glob)**/.cmf/**", bytes_max=DIFF_BYTES_MAX)
         if data is None:
             omitted.append(Omitted("", 0, "the diff is too large, or git did not make it"))
         elif found := _EMPTY.sub(b"", data):
+            found, masked = _masked(found, redactor)
             diff = keep(found)
-    untracked = _keep_untracked(folder, state.untracked, keep, untracked_bytes_max, omitted)
+    kept = _Untracked(folder, keep, untracked_bytes_max, redactor)
+    untracked = kept.keep_all(state.untracked, omitted)
     return Code(
         repository=_repository(root),
         commit=state.commit,
         branch=state.branch,
         dirty=state.changed or bool(state.submodules or state.untracked),
         diff=diff,
+        masked=masked,
         untracked=untracked,
         omitted=tuple(omitted[:OMITTED_MAX]),
         omitted_count=len(omitted),
@@ -213,31 +232,62 @@ def _parse(answer: bytes) -> _State:
     return _State(commit, branch, changed, submodules, untracked)
 
 
-def _keep_untracked(
-    top: bytes, paths: list[bytes], keep: Callable[[bytes], str], bytes_max: int, omitted: list[Omitted]
-) -> str:
-    entries: list[manifest.Entry] = []
-    total = 0
-    for path in sorted(paths):
-        if path.endswith(b"/"):
-            omitted.append(Omitted(_shown(path), 0, "a repository of its own"))
-            continue
-        data, size, mode, reason = _untracked(os.path.join(top, path), bytes_max)
-        if not reason and (len(entries) == UNTRACKED_FILES_MAX or total + size > UNTRACKED_TOTAL_FACTOR * bytes_max):
-            reason = "too many untracked files"
-        name = manifest.path_of(path)
-        if not reason and not manifest.is_path(name):
-            reason = "a path that no folder may hold"
-        if reason:
-            omitted.append(Omitted(_shown(path), size, reason))
-            continue
-        total += size
-        entries.append(manifest.Entry(name, keep(data), size, executable=bool(mode & stat.S_IXUSR)))
-    if not entries:
-        return ""
-    # Two names that are one in NFC: the first is kept.
-    distinct = {entry.path: entry for entry in reversed(entries)}
-    return keep(manifest.encode(distinct.values()))
+def _masked(diff: bytes, redactor: Redactor) -> tuple[bytes, int]:
+    """Return a diff without the secrets in it, and how many of its lines that changed."""
+    text = diff.decode("utf-8", "surrogateescape")
+    clean = redactor.text(text)
+    if clean == text:
+        return diff, 0
+    lines = sum(before != after for before, after in zip(text.split("\n"), clean.split("\n"), strict=False))
+    return clean.encode("utf-8", "surrogateescape"), lines
+
+
+class _Untracked(NamedTuple):
+    """Keeps the untracked files of one work tree as a folder."""
+
+    top: bytes
+    keep: Callable[[bytes], str]
+    bytes_max: int
+    redactor: Redactor
+
+    def keep_all(self, paths: list[bytes], omitted: list[Omitted]) -> str:
+        """Return the digest of the manifest, or "" if there is nothing to keep."""
+        entries: list[manifest.Entry] = []
+        total = 0
+        for path in sorted(paths):
+            if path.endswith(b"/"):
+                omitted.append(Omitted(_shown(path), 0, "a repository of its own"))
+                continue
+            data, size, mode, reason = self._look(path)
+            if not reason and (
+                len(entries) == UNTRACKED_FILES_MAX or total + size > UNTRACKED_TOTAL_FACTOR * self.bytes_max
+            ):
+                reason = "too many untracked files"
+            name = manifest.path_of(path)
+            if not reason and not manifest.is_path(name):
+                reason = "a path that no folder may hold"
+            if not reason and self._holds_secret(data):
+                reason = "holds what looks like a secret"
+            if reason:
+                omitted.append(Omitted(_shown(path), size, reason))
+                continue
+            total += size
+            entries.append(manifest.Entry(name, self.keep(data), size, executable=bool(mode & stat.S_IXUSR)))
+        if not entries:
+            return ""
+        # Two names that are one in NFC: the first is kept.
+        distinct = {entry.path: entry for entry in reversed(entries)}
+        return self.keep(manifest.encode(distinct.values()))
+
+    def _look(self, path: bytes) -> tuple[bytes, int, int, str]:
+        *folders, name = path.split(b"/")
+        if _SECRET_NAME.fullmatch(_shown(name)) or not _SECRET_FOLDERS.isdisjoint(folders):
+            return b"", 0, 0, "named as what holds secrets"
+        return _untracked(os.path.join(self.top, path), self.bytes_max)
+
+    def _holds_secret(self, data: bytes) -> bool:
+        text = data.decode("utf-8", "surrogateescape")
+        return self.redactor.text(text) != text
 
 
 def _untracked(path: bytes, bytes_max: int) -> tuple[bytes, int, int, str]:
