@@ -16,7 +16,7 @@ import time as clocks
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -28,8 +28,9 @@ from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
-from cmf.worktree import git, machine
+from cmf.worktree import machine
 from cmf.worktree.files import Files
+from cmf.worktree.surroundings import Surroundings
 
 FLUSH_SECONDS = 1.0
 SYNC_SECONDS = 5.0
@@ -90,8 +91,6 @@ class Recorder:
         self._late: list[tuple[str, model.Record]] = []
         self._warned = False
         self._last_t = 0
-        self._code: tuple[object, dict[str, Any]] | None = None
-        self._environment = ""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._synced = clocks.monotonic()
@@ -103,6 +102,14 @@ class Recorder:
             self.config = config.Config()
             self.drop(error.message)
         self.files = Files(self.objects, folder.parent, rules=self.config.data)
+        self.surroundings = Surroundings(
+            folder.parent,
+            self.keep,
+            variables=environment.variables,
+            redactor=self.redactor,
+            record_path=self.files.record_path,
+            untracked_bytes_max=self.config.untracked_bytes_max,
+        )
 
     def now(self) -> int:
         """Return the time in µs, always later than the time before."""
@@ -219,33 +226,6 @@ class Recorder:
             pass  # the disk refuses this too: tried again, and told at the end
         finally:
             self.lock.release()
-
-    @property
-    def knows_code(self) -> bool:
-        """Tell whether code and environment were captured already, so that describing another run costs little."""
-        return self._code is not None and bool(self._environment)
-
-    def code(self) -> dict[str, Any]:
-        """Return the state of the code: captured once, and again when HEAD, branch or index changed."""
-        root = self.folder.parent
-        signature = git.signature(root)
-        if self._code is None or self._code[0] != signature:
-            found = git.capture(
-                root, self.keep, untracked_bytes_max=self.config.untracked_bytes_max, redactor=self.redactor
-            )
-            value: dict[str, Any] = msgspec.to_builtins(found) if found is not None else {}
-            if value.get("diff"):
-                value["diff"] = {"$object": value["diff"]}
-            if value.get("untracked"):  # the manifest of a folder
-                value["untracked"] = {"$object": f"tree:{value['untracked']}"}
-            self._code = (signature, value)
-        return self._code[1]
-
-    def software(self) -> str:
-        """Return the digest of the environment object."""
-        if not self._environment:
-            self._environment = self.keep(machine.environment_object(self.environment.variables))
-        return self._environment
 
     def keep(self, data: bytes) -> str:
         """Keep some bytes as an object, synced with the next flush."""

@@ -24,7 +24,7 @@ from cmf.model import records as model
 from cmf.model.encoding import INTEGER_MAX
 from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
-from cmf.worktree import git, machine
+from cmf.worktree import git
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
@@ -56,7 +56,8 @@ class Run:
         self._written: dict[tuple[str, ...], int] = {}
         self._media_step = 0
         self._used: list[tuple[str, str]] = []
-        self._described = False
+        self._described: dict[str, Any] = {}
+        self._cwd: str | dict[str, str] = ""
         self._command: list[str] = []
         self._pid = os.getpid()
         self._writes_through = False
@@ -341,7 +342,8 @@ class Run:
         self._property(f"status/{self.attempt}/{self.rank}", {"status": "running"})
         recorder.started(self)
         self._command = list(command)
-        if recorder.knows_code:
+        self._cwd = _here(recorder)
+        if recorder.surroundings.known:
             self._describe()
         else:
             threading.Thread(target=self._describe, name="cmf-describe", daemon=True).start()
@@ -359,30 +361,38 @@ class Run:
             return {}
 
     def _describe(self) -> None:
-        """Record code, environment, machine and user, once: beside the run, or at its end if that comes first."""
+        """Record code, environment, machine and user: beside the run, or at its end if that comes first.
+
+        At its end, the repositories that were loaded since are added.
+        """
         recorder = self._recorder
         with recorder.describing:
-            if self._described:
-                return
-            self._described = True
             try:
-                value: dict[str, Any] = {
-                    "site": {"name": recorder.config.site or config.slugged(recorder.process.host)},
-                    "host": recorder.process.host,
-                    "pid": recorder.process.pid,
-                    "user": recorder.environment.user,
-                    "command": _words(self._command),
-                    "cwd": recorder.files.record_path(os.getcwd()),
-                    "python": sys.version.split()[0],
-                    "machine": machine.machine(),
-                    "environment": {"$object": recorder.software()},
-                }
-                if code := recorder.code():
-                    value["code"] = code
-                key = f"process/{self.attempt}/{self.rank}"
+                before = self._described
+                if before:
+                    code = recorder.surroundings.with_later(before.get("code", {}))
+                    if code == before.get("code", {}):
+                        return
+                    self._described = {**before, "code": code}
+                else:
+                    self._described = self._description()
+                key, value = f"process/{self.attempt}/{self.rank}", self._described
                 recorder.write(self.scope, model.Property(subject=self.node, key=key, value=value, t=recorder.now()))
             except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, git, odd text
                 recorder.drop(f"code and environment: {_said(error)}")
+
+    def _description(self) -> dict[str, Any]:
+        recorder = self._recorder
+        return {
+            "site": {"name": recorder.config.site or config.slugged(recorder.process.host)},
+            "host": recorder.process.host,
+            "pid": recorder.process.pid,
+            "user": recorder.environment.user,
+            "command": _words(self._command),
+            "cwd": self._cwd,
+            "python": sys.version.split()[0],
+            **recorder.surroundings.look(),
+        }
 
     def finish(
         self,
@@ -455,6 +465,13 @@ class Run:
         A forked child mostly ends by `os._exit`, of which nothing here hears.
         """
         self._writes_through = not is_sure
+
+
+def _here(recorder: Recorder) -> str | dict[str, str]:
+    try:
+        return recorder.files.record_path(os.getcwd())
+    except OSError:  # the folder was removed
+        return ""
 
 
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:

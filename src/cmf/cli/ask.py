@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmf.errors import NotFoundError
+from cmf.errors import CmfError, NotFoundError
 from cmf.graph import views
 from cmf.graph.index import Direction
+
+if TYPE_CHECKING:
+    from cmf.repo import Repo
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Write the answer as JSON.")
 REMOTE = click.option("--remote", default="", metavar="NAME", help="Ask this hub instead of the store here.")
@@ -89,7 +92,9 @@ def show(name: str, history: bool, diff: bool, series: str, points: int, as_json
         else:
             view = here.execution(name)
             names = here.series_names(view)
-            render.to_json({**brief(view), "series": names}) if as_json else showing.execution(view, names)
+            render.to_json({**brief(view), "series": names}) if as_json else showing.execution(
+                view, names, _machine(here, view)
+            )
 
 
 @click.command()
@@ -138,6 +143,18 @@ def status(as_json: bool) -> None:
     with repo.open_repo() as here:
         found = here.status()
     render.to_json(found) if as_json else showing.status(found)
+
+
+def _machine(here: Repo, view: views.Execution) -> dict[str, Any]:
+    """Return what is known of the machine that an execution ran on."""
+    import json
+
+    named = view.process.get("machine")
+    try:
+        found = json.loads(here.read(named["$object"])) if isinstance(named, dict) else {}
+    except (CmfError, KeyError, TypeError, ValueError):  # not pulled yet, or of another form
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def brief(view: views.Execution) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -21,8 +21,8 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """The bits of a braille character: two columns of four dots."""
 
 
-def execution(view: views.Execution, series: Sequence[str]) -> None:
-    """Write one execution."""
+def execution(view: views.Execution, series: Sequence[str], machine: Mapping[str, object]) -> None:
+    """Write one execution, with the names of its series and the machine that it ran on."""
     out = render.console()
     head = Text()
     head.append(view.name or "execution", style="bold").append(" · ")
@@ -39,7 +39,12 @@ def execution(view: views.Execution, series: Sequence[str]) -> None:
         "parent": view.parent,
         "attempts": ", ".join(view.attempts) if len(view.attempts) > 1 else "",
         "code": _code(view),
+        **_repositories(view),
         "environment": render.digest(view.environment) if view.environment else "",
+        "machine": " · ".join(_machine(machine)),
+        "container": " ".join(str(value) for value in _dict(view.process.get("container")).values()),
+        "scheduler": " · ".join(_pairs(_dict(view.process.get("scheduler")))),
+        "variables": " ".join(_pairs(_dict(view.process.get("variables")))),
     }
     for name, value in rows.items():
         if value:
@@ -112,12 +117,44 @@ def chart(name: str, points: Points) -> None:
     out.print(f"  {'':>{margin}} {ends}", style="dim")
 
 
+def _machine(known: Mapping[str, object]) -> list[str]:
+    memory = known.get("memory_bytes")
+    gpus = known.get("accelerators")
+    parts = [str(known.get("cpu") or ""), f"{known['cores']} cores" if "cores" in known else ""]
+    parts += [render.size(memory) if isinstance(memory, int) else "", str(known.get("os") or "")]
+    parts += [str(_dict(gpu).get("model", "")) for gpu in gpus] if isinstance(gpus, list) else []
+    return [part for part in parts if part]
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _pairs(values: dict[str, object]) -> list[str]:
+    return [str(value) if name == "kind" else f"{name}={value}" for name, value in values.items()]
+
+
+def _repositories(view: views.Execution) -> dict[str, str]:
+    """Return a line for each other repository that code came from."""
+    found = {}
+    others = view.code.get("repositories")
+    for number, state in enumerate(others if isinstance(others, list) else []):
+        if isinstance(state, dict):
+            said = " · ".join(filter(None, [str(state.get("path", "")), *_state(state)]))
+            said += " + uncommitted changes" if state.get("dirty") else ""
+            found["also code" if number == 0 else " " * (number % 12 + 1)] = said
+    return found
+
+
+def _state(code: dict[str, object]) -> list[str]:
+    return [str(code.get("repository") or ""), str(code.get("branch") or ""), str(code.get("commit") or "")[:12]]
+
+
 def _code(view: views.Execution) -> str:
     code = view.code
     if not code:
         return ""
-    parts = [str(code.get("repository") or ""), str(code.get("branch") or ""), str(code.get("commit") or "")[:12]]
-    said = " · ".join(part for part in parts if part)
+    said = " · ".join(part for part in _state(code) if part)
     if code.get("dirty"):
         said += f" + uncommitted changes (cmf show {render.short(view.id)} --diff)"
     return said

@@ -28,7 +28,8 @@ class Use(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class Execution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One recorded execution. Times in µs since 1970, ``duration`` in seconds or None while it runs.
 
-    ``known`` is False for an execution that is referred to but whose birth is not in this store (promised).
+    ``process`` is what the first rank of the newest attempt says of itself; ``code`` and ``environment`` (a digest) are
+    of it too. ``known`` is False for an execution that is referred to but whose birth is not in this store (promised).
     """
 
     node: str
@@ -50,6 +51,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outputs: tuple[Use, ...] = ()
     code: dict[str, Any] = {}
     environment: str = ""
+    process: dict[str, Any] = {}
     error: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     attempts: tuple[str, ...] = ()

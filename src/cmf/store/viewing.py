@@ -93,6 +93,7 @@ def execution_view(
         outputs=tuple(use for use in uses if use.direction == "output"),
         code=code if isinstance(code, dict) else {},
         environment=str(environment.get("$object", "")) if isinstance(environment, dict) else "",
+        process={key: value for key, value in process.items() if key not in ("code", "environment")},
         error=error if isinstance(error, dict) else {},
         properties={
             k: encoding.from_value(v) for k, v in values.items() if not _own_only(k) and k != registers.RETRACTED

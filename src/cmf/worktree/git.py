@@ -29,6 +29,7 @@ UNTRACKED_FILES_MAX = 1_000
 UNTRACKED_TOTAL_FACTOR = 16
 OMITTED_MAX = 100
 SECONDS_MAX = 30.0
+SUBMODULE = "a submodule's own changes"
 POINTER_SUFFIXES = (".cmf", ".dvc")
 
 # Files that are made to hold secrets: never kept, whatever is in them.
@@ -130,7 +131,7 @@ def capture(
         return Code(omitted=(Omitted("", 0, "git did not answer"),), omitted_count=1)
     folder = top.removesuffix(b"\n")
     state = _parse(answer)
-    omitted = [Omitted(_shown(path), 0, "a submodule's own changes") for path in state.submodules]
+    omitted = [Omitted(_shown(path), 0, SUBMODULE) for path in state.submodules]
     diff, masked = "", 0
     if state.changed:
         against = state.commit or (_git(root, "hash-object", "-t", "tree", "/dev/null") or b"").decode().strip()
@@ -171,6 +172,14 @@ def pointer(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
             commit = _git(folder, *literal, "rev-list", "--max-count=1", "HEAD", "--", name)
             return Path(found), (commit or b"").decode().strip()
     return None
+
+
+def work_tree(path: str | os.PathLike[str]) -> str:
+    """Return the top of the git work tree that holds a folder, looked up without git; "" if there is none."""
+    for folder in _upwards(os.path.abspath(path)):
+        if os.path.exists(os.path.join(folder, ".git")):
+            return folder
+    return ""
 
 
 def signature(root: Path, sources: Iterable[str] = ()) -> tuple[object, ...]:

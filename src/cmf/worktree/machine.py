@@ -12,8 +12,19 @@ from typing import Any
 
 from cmf.model import encoding
 from cmf.model.process import Process
+from cmf.worktree import places
 
 ENVIRONMENT_VERSION = 1
+MACHINE_VERSION = 1
+
+_OF_AN_ENVIRONMENT = "OMP_NUM_THREADS MKL_NUM_THREADS PYTHONHASHSEED LANG LC_ALL TZ VIRTUAL_ENV CONDA_DEFAULT_ENV"
+OF_AN_ENVIRONMENT = (*_OF_AN_ENVIRONMENT.split(), "CONDA_PREFIX")
+"""The variables that make an environment what it is: those of its object."""
+_OF_A_PROCESS = (
+    "CUDA_VISIBLE_DEVICES HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES PL_GLOBAL_SEED RANK LOCAL_RANK WORLD_SIZE"
+)
+OF_A_PROCESS = tuple(_OF_A_PROCESS.split())
+"""The variables that differ between processes in one environment."""
 
 _ZOMBIE = ("Z", "X", "x")
 _DISTRIBUTION = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*?)-(?P<version>[0-9][^-]*)(?:-py[0-9.]+)?(?:-[^-]+)?")
@@ -91,6 +102,11 @@ def machine() -> dict[str, Any]:
     return dict(_machine())
 
 
+def machine_object() -> bytes:
+    """Return the bytes of the object that describes this machine: the same for all its processes."""
+    return encoding.encode({"cmf": "machine", "v": MACHINE_VERSION, **encoding.to_value(machine())})
+
+
 def accelerators() -> list[dict[str, str]]:
     """Return the accelerators that the driver lists: model, identity and driver version."""
     version = re.search(r"Kernel Module\s+(?:for \S+\s+)?([0-9.]+)", _text("/proc/driver/nvidia/version"))
@@ -101,6 +117,33 @@ def accelerators() -> list[dict[str, str]]:
         if version:
             named["driver"] = version[1]
         found.append({name: value for name, value in named.items() if value})
+    return found + _amd()
+
+
+def _amd() -> list[dict[str, str]]:
+    """Return AMD's accelerators as its kernel driver lists them; its nodes without vector units are CPUs."""
+    found = []
+    version = _text("/sys/module/amdgpu/version").strip()
+    for item in _items("/sys/class/kfd/kfd/topology/nodes"):
+        fields = dict(re.findall(r"^(\w+) (\d+)$", _text(f"{item}/properties"), re.MULTILINE))
+        if int(fields.get("simd_count", 0)):
+            named = {
+                "model": _text(f"{item}/name").strip() or "AMD",
+                "id": fields.get("unique_id", ""),
+                "driver": version,
+            }
+            found.append({name: value for name, value in named.items() if value})
+    return found
+
+
+def conda(prefix: str) -> dict[str, str]:
+    """Return the packages of a conda environment, name to version and build, from the names of its metadata."""
+    found = {}
+    for item in _items(os.path.join(prefix, "conda-meta")) if prefix else []:
+        name, _, kind = os.path.basename(item).rpartition(".")
+        parts = name.rsplit("-", 2)
+        if kind == "json" and len(parts) == 3:
+            found[parts[0]] = f"{parts[1]} {parts[2]}"
     return found
 
 
@@ -116,18 +159,24 @@ def packages() -> dict[str, str]:
 def environment_object(variables: Mapping[str, str]) -> bytes:
     """Return the bytes of the object that describes a Python environment: equal environments give equal bytes.
 
-    It holds nothing of the machine, the process or the time. ``variables`` are those that may be recorded.
+    It holds nothing of the machine, the process or the time. ``variables`` are those that may be recorded: of these,
+    what makes an environment is taken.
     """
-    return encoding.encode(
-        {
-            "cmf": "environment",
-            "v": ENVIRONMENT_VERSION,
-            "python": sys.version.split()[0],
-            "implementation": sys.implementation.name,
-            "packages": packages(),
-            "variables": encoding.to_value(dict(variables)),
-        }
-    )
+    found: dict[str, Any] = {
+        "cmf": "environment",
+        "v": ENVIRONMENT_VERSION,
+        "python": sys.version.split()[0],
+        "implementation": sys.implementation.name,
+        "packages": packages(),
+        "variables": encoding.to_value({name: variables[name] for name in OF_AN_ENVIRONMENT if name in variables}),
+    }
+    if loaded := places.modules(variables):
+        found["modules"] = encoding.to_value(loaded)
+    if installed := conda(variables.get("CONDA_PREFIX", "")):
+        found["conda"] = encoding.to_value(installed)
+    if image := places.container(variables).get("image"):
+        found["image"] = encoding.to_value(image)
+    return encoding.encode(found)
 
 
 @functools.cache
