@@ -40,6 +40,9 @@ GOALS = (
     Goal("chain_views", "W7", "the same, everything met as views", "ms", 5),
     Goal("layered_walk", "W7", "ancestors in 50 layers of 100, each of three: the walk", "ms", 15),
     Goal("layered_views", "W7", "the same, everything met as views", "ms", 15),
+    Goal("recorded", "W11", "64 processes x 10,000 records at once: recorded", "records/s", 300_000, rate=True),
+    Goal("committed", "W11", "the same, committed as truth by one collector", "records/s", 120_000, rate=True),
+    Goal("folded", "W11", "the same, folded", "records/s", 40_000, rate=True),
 )
 
 UNGOALED = {

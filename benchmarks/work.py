@@ -27,6 +27,8 @@ class Sizes:
     layers: int
     width: int
     walks: int
+    writers: int
+    records: int
     repeats: int
 
 
@@ -41,6 +43,8 @@ FULL = Sizes(
     layers=50,
     width=100,
     walks=15,
+    writers=64,
+    records=10_000,
     repeats=3,
 )
 TINY = Sizes(
@@ -54,6 +58,8 @@ TINY = Sizes(
     layers=4,
     width=6,
     walks=2,
+    writers=4,
+    records=50,
     repeats=1,
 )
 FAN_IN = (0, 7, 31)

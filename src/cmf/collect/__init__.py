@@ -15,13 +15,15 @@ import msgspec
 
 from cmf.collect import chunks
 from cmf.collect.identity import Site, site, writer_key
+from cmf.collect.lock import LinkLock, holder, unlock
 from cmf.collect.taking import Clock, Collected, Journal, State
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.model import records as model
 from cmf.model import series
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
-from cmf.store.sqlite import Sqlite
+from cmf.store.sqlite import SharedSqlite, Sqlite
+from cmf.worktree import filesystem
 
 __all__ = [
     "DATABASE",
@@ -31,10 +33,12 @@ __all__ = [
     "Site",
     "collect",
     "dropped",
+    "holder",
     "known_execution",
     "open_store",
     "site",
     "tails",
+    "unlock",
     "writer_key",
 ]
 
@@ -43,7 +47,12 @@ LAUNCH_SECONDS = 30 * 86_400
 
 
 def open_store(folder: Path) -> SqlStore:
-    """Open the database of a `.cmf` folder; make it if there is none."""
+    """Open the database of a `.cmf` folder; make it if there is none.
+
+    Where hosts share the file system, one process uses it at a time, under a lock that names it (`lock`).
+    """
+    if filesystem.is_shared(folder):
+        return SqlStore(SharedSqlite(folder / DATABASE, LinkLock(folder)))
     return SqlStore(Sqlite(folder / DATABASE))
 
 

@@ -6,6 +6,7 @@ the record. Every record but an artifact carries a salt, added when a journal's 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
@@ -27,6 +28,10 @@ DRAFT_BYTES_MAX = encoding.RECORD_BYTES_MAX - len('"salt":"",') - 32
 SENT_BYTES_MAX = 1 << 20
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAMES_KEPT = 256
+"""How many scopes and nodes are remembered as valid or not: the records of one run name the same few."""
+
+_SALT = re.compile(r"[0-9a-f]{32}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXECUTION_NODE = re.compile(r"execution:([^:]+):([0-9a-f-]{36})")
 
@@ -253,7 +258,7 @@ def _check(record: Record) -> None:
     if isinstance(record, Artifact):
         digests.check_digest(record.digest)
         return
-    if not re.fullmatch(r"[0-9a-f]{32}", record.salt):
+    if not _SALT.fullmatch(record.salt):
         raise CorruptError(f"A record of kind '{record.kind}' has no valid salt.", kind="record")
     if isinstance(record, Execution):
         _require(is_execution_id(record.id), "execution id", record.id)
@@ -309,6 +314,7 @@ def is_execution_id(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
+@functools.lru_cache(NAMES_KEPT)
 def is_scope(text: str) -> bool:
     """Tell whether this is a scope: 2 to 6 parts of ``[A-Za-z0-9][A-Za-z0-9._-]{0,63}``, the last one the stage."""
     parts = text.split("/")
@@ -352,6 +358,7 @@ def split_execution(node: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
+@functools.lru_cache(NAMES_KEPT)
 def is_node(text: str) -> bool:
     """Tell whether this names a node: an execution, an artifact, a record, a site, or the scope itself."""
     kind, _, rest = text.partition(":")

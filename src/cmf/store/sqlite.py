@@ -1,7 +1,8 @@
 """The SQLite dialect: connections, transactions and what differs from other databases.
 
-One writer at a time (``BEGIN IMMEDIATE`` always), readers beside it by write-ahead log. The same connection is never
-used by two threads at once.
+On a disk: one writer at a time (``BEGIN IMMEDIATE`` always), readers beside it by write-ahead log. On a file system
+that hosts share: one reader or writer at a time, under a lock that is handed in. The same connection is never used by
+two threads at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from cmf.errors import ConflictError, CorruptError, UnreachableError, UnsupportedError
 from cmf.store import schema
@@ -133,16 +134,112 @@ class Sqlite:
 
     def _create(self) -> None:
         with self.write(durable=True) as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > schema.VERSION:
-                raise UnsupportedError(
-                    f"The store {self._path} has format version {version}; this version reads {schema.VERSION}.",
-                    hint="Upgrade cmf; nothing was changed.",
-                    kind="newer-format",
-                )
-            if version == 0:
-                self.create(connection, schema.TRUTH + schema.DERIVED)
-                connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+            self._create_in(connection)
+
+    def _create_in(self, connection: Connection) -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > schema.VERSION:
+            raise UnsupportedError(
+                f"The store {self._path} has format version {version}; this version reads {schema.VERSION}.",
+                hint="Upgrade cmf; nothing was changed.",
+                kind="newer-format",
+            )
+        if version == 0:
+            self.create(connection, schema.TRUTH + schema.DERIVED)
+            connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+
+
+class Lock(Protocol):
+    """Keeps every other process, on whatever host, from the database. Raises what `Dialect` may raise."""
+
+    def acquire(self) -> None:
+        """Wait for the lock, and take it."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
+class SharedSqlite(Sqlite):
+    """One database file on a file system that hosts share: no locks, log or memory of SQLite's own are relied on.
+
+    The file is opened under the lock and closed before the lock is given back: only then does a network file system
+    promise that the next host reads what this one wrote.
+    """
+
+    def __init__(self, path: Path, lock: Lock) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._between = lock
+        self._open: sqlite3.Connection | None = None
+        with self.write() as connection:
+            self._create_in(connection)
+
+    def close(self) -> None:
+        """Do nothing: the file is open only inside a transaction."""
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Lend a connection for one consistent read; inside a `write` of the same thread, that of the write."""
+        with self._opened() as connection:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+    @contextlib.contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """Lend a connection for one transaction, as `Sqlite.write`; it is always durable."""
+        with self._opened() as connection:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+    def checkpoint(self) -> None:
+        """Do nothing: every transaction is synced."""
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _faults(self._path):
+            if self._open is not None:
+                yield self._open
+                return
+            self._between.acquire()
+            try:
+                self._open = self._connect()
+                yield self._open
+            finally:
+                if self._open is not None:
+                    self._open.close()
+                    self._open = None
+                self._between.release()
+
+    def _connect(self) -> sqlite3.Connection:
+        assert self._path is not None
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?vfs=unix-none", uri=True, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # Exclusive first: a database that was on a disk before has a log, which is read without shared memory then.
+            for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = DELETE", "synchronous = FULL", "mmap_size = 0"):
+                connection.execute(f"PRAGMA {pragma}")
+            connection.execute("PRAGMA temp_store = MEMORY")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 @contextlib.contextmanager
