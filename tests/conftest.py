@@ -56,6 +56,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     for name, place in places.items():
         monkeypatch.setenv(name, str(place))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("CMF_SYSTEM", "off")  # how long a test takes would decide what its runs record
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     monkeypatch.setenv("TZ", "UTC")
 

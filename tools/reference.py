@@ -137,6 +137,7 @@ def cli_page() -> str:
         ("`CMF_DIR`", "The `.cmf` folder to use, instead of the nearest one above."),
         ("`CMF_REMOTE`", "The remote that `push` and `pull` use if none is named: a name or a URL."),
         ("`CMF_MODE`", "`off` records nothing; the program runs as it would without CMF."),
+        ("`CMF_SYSTEM`", "`off`: runs do not tell what they and the machine use."),
         ("`CMF_EXECUTION`, `CMF_ATTEMPT`, `CMF_RANK`", "What processes that write one execution together share."),
         ("`CMF_PARENT`", "The run that runs of this process are a part of, as `run.node` names it."),
         ("`NO_COLOR`", "Any value: no colours."),

@@ -51,6 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     site: str = ""
     remotes: dict[str, Remote] = {}
     untracked_bytes_max: int = 1 << 20
+    system: bool = True
     data: list[Rule] = []
     see_params: bool = True
 
@@ -68,6 +69,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     dir: str = ""
     remote: str = ""
     off: bool = False
+    system: bool = True
     execution: str = ""
     attempt: str = ""
     rank: int | None = None
@@ -110,6 +112,9 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
     mode = env.get("CMF_MODE", "local")
     if mode not in ("", "local", "off"):
         raise UsageError(f"CMF_MODE is '{mode}'.", hint="It takes 'local' or 'off'.")
+    system = env.get("CMF_SYSTEM", "on")
+    if system not in ("", "on", "off"):
+        raise UsageError(f"CMF_SYSTEM is '{system}'.", hint="It takes 'on' or 'off'.")
     rank = env.get("CMF_RANK", "")
     if rank and not re.fullmatch("[0-9]{1,9}", rank):
         raise UsageError(f"CMF_RANK is '{rank}'.", hint="It takes a whole number from 0.")
@@ -121,6 +126,7 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         dir=env.get("CMF_DIR", ""),
         remote=env.get("CMF_REMOTE", ""),
         off=mode == "off",
+        system=system != "off",
         execution=env.get("CMF_EXECUTION", ""),
         attempt=attempt,
         rank=int(rank) if rank else None,

@@ -14,7 +14,7 @@ import sys
 import threading
 import time as clocks
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from cmf.redaction import Redactor
 from cmf.worktree import machine
 from cmf.worktree.files import Files
 from cmf.worktree.surroundings import Surroundings
+from cmf.worktree.usage import Usage
 
 FLUSH_SECONDS = 1.0
 SYNC_SECONDS = 5.0
@@ -47,6 +48,10 @@ class Live(Protocol):
 
     def flush(self) -> None:
         """Hand the rows logged so far to the journal."""
+        ...
+
+    def tell(self, used: Mapping[str, float]) -> None:
+        """Record what program and machine use, if this run tells it."""
         ...
 
     def finish(self) -> None:
@@ -275,10 +280,26 @@ class Recorder:
                 self._journal.sync()
             self.files.flush()
 
+    def _look(self, usage: Usage) -> None:
+        now = clocks.monotonic()
+        if not self.runs or not usage.due(now):
+            return
+        spent = clocks.thread_time()
+        try:
+            used = usage.look(now)
+        except Exception as error:  # noqa: BLE001  # a kernel may say what this has never seen
+            self.drop(f"what the machine uses: {error}")
+            return
+        usage.rest(clocks.thread_time() - spent)
+        for run in list(self.runs):
+            run.tell(used)
+
     def _background(self) -> None:
+        usage = Usage(self.folder, clocks.monotonic())
         while not self._is_closing:
             self._wake.wait(FLUSH_SECONDS)
             self._wake.clear()
+            self._look(usage)
             for run in list(self.runs):
                 run.flush()
             self._note_dropped()

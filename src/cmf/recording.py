@@ -42,7 +42,7 @@ class Run:
     """
 
     def __init__(
-        self, recorder: Recorder, scope: str, id: str, *, name: str, attempt: str, rank: int, first: bool
+        self, recorder: Recorder, scope: str, id: str, *, name: str, attempt: str, rank: int, first: bool, system: bool
     ) -> None:
         self._recorder = recorder
         self.scope = scope
@@ -52,6 +52,7 @@ class Run:
         self.rank = rank
         self.node = model.execution_node(scope, id)
         self._first = first
+        self._tells_system = system
         self._points: dict[tuple[Any, ...], Points] = {}
         self._written: dict[tuple[str, ...], int] = {}
         self._media_step = 0
@@ -228,6 +229,11 @@ class Run:
                 self._recorder.drop(f"{str(name)[:TEXT_CHARS_MAX]} at step {step}: {_said(error)}")
         if numbers := {name: value for name, value in values.items() if not media.is_media(value)}:
             self.log(numbers, step=step, time=time)
+
+    def tell(self, used: Mapping[str, float]) -> None:
+        """Record what program and machine use, if this run tells it."""
+        if self._tells_system:
+            self.log(used)
 
     def _crowded(self, points: Points) -> None:
         """Have the rows written soon; if the disk has not taken any for so long, leave the newest out."""

@@ -29,13 +29,16 @@ def run(
     rank: int | None = None,
     author: str | None = None,
     command: Sequence[str] | None = None,
+    system: bool = True,
 ) -> Run:
     """Start a run and return its handle.
 
     ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``resume`` goes on with an
     execution by its id (or the start of it) in a new attempt. ``parent`` is the run that this one is a part of, or its
     ``node`` (`CMF_PARENT`). ``rank`` is this process's number among those that write one execution together; torchrun,
-    MPI and Slurm say it themselves. Raises `UsageError` for a bad scope, `NotFoundError` for a resumed
+    MPI and Slurm say it themselves. With ``system``, what program and machine use (processor, memory, disk, network) is
+    told every ten seconds as step metrics under ``system/``, unless `CMF_SYSTEM` or the store's settings say not to.
+    Raises `UsageError` for a bad scope, `NotFoundError` for a resumed
     execution that isn't here; otherwise recording never fails your program.
     """
     environment = config.environment()
@@ -62,6 +65,7 @@ def run(
         attempt=place.attempt,
         rank=place.rank,
         first=place.first,
+        system=system and environment.system and recorder.config.system,
     )
     made.start(
         command=list(command if command is not None else sys.argv),

@@ -14,6 +14,8 @@ STATUS = "status/"
 PROCESS = "process/"
 PARAM = "param/"
 METRIC = "metric/"
+SYSTEM = "system/"
+"""What names of step metrics begin with that tell what program and machine use: no result of anybody's."""
 RETRACTED = "retracted"
 
 

@@ -88,7 +88,11 @@ def execution_view(
         command=tuple(record.command) if record else (),
         parent=record.parent if record else "",
         params=_family(values, registers.PARAM),
-        metrics=_family(values, registers.METRIC),
+        metrics={
+            name: value
+            for name, value in _family(values, registers.METRIC).items()
+            if not name.startswith(registers.SYSTEM)
+        },
         inputs=tuple(use for use in uses if use.direction == "input"),
         outputs=tuple(use for use in uses if use.direction == "output"),
         code=code if isinstance(code, dict) else {},
