@@ -14,6 +14,7 @@ import pytest
 import cmf
 from cmf.graph import views
 from tests.commands import Done, script
+from tests.commands import cmf as command
 
 WAIT_SECONDS = 30
 
@@ -182,9 +183,9 @@ def test_a_module_and_a_script_end_alike(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
         "import cmf, sys\nrun = cmf.run('p/a')\nif len(sys.argv) > 1: raise SystemExit(4)"
     )
-    for command in (["train.py"], ["-m", "train"]):
+    for how in (["train.py"], ["-m", "train"]):
         for more, code in (([], 0), (["x"], 4)):
-            done = subprocess.run([sys.executable, *command, *more], cwd=tmp_path, timeout=60, check=False)
+            done = subprocess.run([sys.executable, *how, *more], cwd=tmp_path, timeout=60, check=False)
             assert done.returncode == code
     with cmf.open(tmp_path) as repo:
         assert sorted((view.status, view.exit) for view in repo.executions()) == [
@@ -286,6 +287,12 @@ def test_a_killed_process_is_lost_and_what_it_recorded_a_second_before_is_there(
         killed.wait()
         found = repo.executions()[0]
         assert (found.status, found.exit, found.ended) == ("lost", None, None)
+        assert found.started is not None
+        assert found.heard is not None
+        assert found.heard > found.started
+        assert "last heard" in command(tmp_path, "show", found.id).out
+        assert "lost" in command(tmp_path, "log").out
+        assert "> " in command(tmp_path, "log").out
         assert found.params == {"lr": 0.1}
         assert found.metrics == {"f1": 0.5, "loss": 499.5}
         assert found.properties["title"] == "long"

@@ -129,10 +129,16 @@ def executions(found: Sequence[views.Execution]) -> Table:
             escape(view.site),
             status_text(view),
             moment(view.started),
-            duration(view.duration),
+            _took(view),
             escape(headline + more),
         )
     return table
+
+
+def _took(view: views.Execution) -> str:
+    if view.heard is not None and view.started is not None and view.duration is None:
+        return f"> {duration(max(view.heard - view.started, 0) / 1e6)}"
+    return duration(view.duration)
 
 
 def execution_line(view: views.Execution) -> Text:

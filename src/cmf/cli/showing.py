@@ -35,6 +35,7 @@ def execution(view: views.Execution, series: Sequence[str], machine: Mapping[str
         "author": view.author,
         "started": render.moment(view.started)
         + (f", took {render.duration(view.duration)}" if view.duration is not None else ""),
+        "last heard": render.moment(view.heard),
         "command": " ".join(view.command),
         "parent": view.parent,
         "attempts": ", ".join(view.attempts) if len(view.attempts) > 1 else "",

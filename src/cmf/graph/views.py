@@ -28,6 +28,8 @@ class Use(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class Execution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One recorded execution. Times in µs since 1970, ``duration`` in seconds or None while it runs.
 
+    ``heard`` is when one that is lost was last heard of.
+
     ``process`` is what the first rank of the newest attempt says of itself; ``code`` and ``environment`` (a digest) are
     of it too. ``known`` is False for an execution that is referred to but whose birth is not in this store (promised).
     """
@@ -40,6 +42,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     exit: int | None = None
     started: int | None = None
     ended: int | None = None
+    heard: int | None = None
     site: str = ""
     host: str = ""
     author: str = ""

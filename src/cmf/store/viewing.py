@@ -82,6 +82,7 @@ def execution_view(
         exit=status.exit,
         started=record.started if record else None,
         ended=status.ended,
+        heard=heard if isinstance(heard := status.value.get("heard"), int) else None,
         site=registers.site(process),
         host=str(process.get("host", "")),
         author=(record.author if record else "") or registers.user(process),
