@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
-from benchmarks.workloads import lineage, record, start, sync, writers
+from benchmarks.workloads import data, lineage, record, start, sync, writers
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
 def bench(*, tiny: bool) -> dict[str, Any]:
     """Measure every workload of our own."""
     figures: dict[str, list[float]] = {}
-    for module in (start, record, sync, lineage, writers):
+    for module in (start, record, data, sync, lineage, writers):
         figures |= _timed(module.__name__.rpartition(".")[2], module.measure, tiny=tiny)
     return {"figures": figures}
 

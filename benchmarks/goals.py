@@ -29,6 +29,10 @@ GOALS = (
     Goal("points", "W3", "300,000 points of step metrics, until durable", "points/s", 1_500_000, rate=True),
     Goal("read_values", "W3", "read one series of 100,000 back: step and value", "ms", 12),
     Goal("read_times", "W3", "read it back with times", "ms", 30),
+    Goal("data_large", "W4", "version 1 GiB, durable: times as long as `cp` and fsync", "×", 1.25),
+    Goal("data_large_again", "W4", "version it again, unchanged", "ms", 5),
+    Goal("data_many", "W4", "version 10,000 files of 10 KiB, durable", "s", 0.6),
+    Goal("data_many_again", "W4", "version them again, unchanged", "s", 0.1),
     Goal("push_first", "W5", "push 1,000 executions, first time", "s", 1),
     Goal("push_one", "W5", "push one more", "ms", 20),
     Goal("push_one_bytes", "W5", "push one more, bytes both ways", "kB", 6),
@@ -46,6 +50,12 @@ GOALS = (
 )
 
 UNGOALED = {
+    "data_large_copy": "s for `cp` and fsync of 1 GiB (W4)",
+    "data_many_copy": "s for `cp -r` and sync of 10,000 files of 10 KiB (W4)",
+    "data_small": "s to version 200,000 files of 1 KiB (W4)",
+    "data_small_again": "s to version them again, unchanged (W4)",
+    "data_small_copy": "s for `cp -r` and sync of them (W4)",
+    "data_small_memory": "MiB of memory that versioning them takes (W4)",
     "push_first_bytes": "kB on the wire of the first push (W5)",
     "pull_all_bytes": "kB on the wire of a first pull (W6)",
 }

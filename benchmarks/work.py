@@ -30,6 +30,10 @@ class Sizes:
     writers: int
     records: int
     repeats: int
+    pairs: int
+    large_mib: int
+    many: int
+    small: int
 
 
 FULL = Sizes(
@@ -46,6 +50,10 @@ FULL = Sizes(
     writers=64,
     records=10_000,
     repeats=3,
+    pairs=7,
+    large_mib=1024,
+    many=10_000,
+    small=200_000,
 )
 TINY = Sizes(
     starts=2,
@@ -61,6 +69,10 @@ TINY = Sizes(
     writers=4,
     records=50,
     repeats=1,
+    pairs=1,
+    large_mib=20,
+    many=100,
+    small=200,
 )
 FAN_IN = (0, 7, 31)
 """Which artifacts of the layer before an execution reads, counted from its own place on."""
