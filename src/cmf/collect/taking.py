@@ -161,8 +161,7 @@ class Journal:
         try:
             if not model.is_scope(scope):
                 raise CorruptError(f"'{scope[:80]}' is not a scope.", kind="scope")
-            id_, data = model.salted(record, self.identity.secret)
-            model.read(data)
+            id_, data = model.completed(record, self.identity.secret)
         except (CorruptError, UsageError) as error:
             state.dropped += 1
             state.dropped_first = state.dropped_first or error.message

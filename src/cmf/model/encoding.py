@@ -78,13 +78,20 @@ def _check_nesting(data: bytes) -> None:
             depth -= 1
 
 
+def check_limits(value: Any) -> None:
+    """Raise `CorruptError` if plain JSON types hold a number or a depth beyond the profile."""
+    _check_limits(value, 1)
+
+
 def _check_limits(value: Any, depth: int) -> None:
     if isinstance(value, dict | list):
         if depth > DEPTH_MAX:
             raise CorruptError(f"A record is nested deeper than {DEPTH_MAX} levels.", kind="limit")
         for item in value.values() if isinstance(value, dict) else value:
-            if not isinstance(item, str):
-                _check_limits(item, depth + 1)
+            # Most are short: what needs no look costs no call.
+            if item.__class__ is str or (item.__class__ is int and -INTEGER_MAX <= item <= INTEGER_MAX):
+                continue
+            _check_limits(item, depth + 1)
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise CorruptError("A record holds a number that no double can hold.", kind="profile")

@@ -202,6 +202,17 @@ def read(data: bytes) -> Record | None:
     return record
 
 
+def completed(record: Record, secret: bytes) -> tuple[bytes, bytes]:
+    """Complete a draft as `salted`, and refuse with `CorruptError` or `UsageError` what `read` would refuse.
+
+    Its bytes need not be read for that: what we encode ourselves is spelled as the profile wants.
+    """
+    encoding.check_limits(msgspec.to_builtins(record))
+    id_, data = salted(record, secret)
+    _check(record)
+    return id_, data
+
+
 def trusted(data: bytes) -> Record | None:
     """Read bytes that were checked by `read` when they came in; None for an unknown kind. Nothing is checked again."""
     try:

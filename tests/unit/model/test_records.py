@@ -127,6 +127,33 @@ def test_a_known_kind_with_a_wrong_field_is_refused(kind: str, fields: dict[str,
         records.read(changed(kind, **fields))
 
 
+@pytest.mark.parametrize(("kind", "fields"), WRONG, ids=[f"{kind} {fields}"[:60] for kind, fields in WRONG])
+def test_a_draft_with_a_wrong_field_is_not_completed(kind: str, fields: dict[str, Any]) -> None:
+    if "salt" in fields:
+        records.read(records.completed(records.draft(changed(kind, **fields)), b"secret")[1])
+        return
+    with pytest.raises(CorruptError):
+        records.completed(records.draft(changed(kind, **fields)), b"secret")
+
+
+def test_a_draft_beyond_the_profile_is_not_completed() -> None:
+    deep: Any = 1
+    for _ in range(encoding.DEPTH_MAX):
+        deep = [deep]
+    for value in (deep, 2**53 + 1, [[-(2**60)]]):
+        draft = records.draft(encoding.encode({**GOOD["property"], "value": value}))
+        with pytest.raises(CorruptError):
+            records.completed(draft, b"secret")
+
+
+@pytest.mark.parametrize("kind", sorted(records.KINDS))
+def test_a_completed_draft_is_what_every_reader_takes(kind: str) -> None:
+    draft = records.draft(changed(kind, **({} if kind == "artifact" else {"salt": ...})))
+    id_, data = records.completed(draft, b"secret")
+    assert records.read(data) == draft
+    assert digests.sha256(data) == id_
+
+
 @pytest.mark.parametrize("kind", [None, "", 5, [], {}, True])
 def test_a_record_without_a_kind_is_refused(kind: Any) -> None:
     with pytest.raises(CorruptError, match="no kind"):
