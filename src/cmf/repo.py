@@ -216,8 +216,9 @@ class Repo:
         return found
 
     def series_names(self, execution: views.Execution) -> list[str]:
-        """Return every name that an execution has step metrics of."""
-        return self.store.index.series_names(execution.node)
+        """Return every name that an execution has step metrics of, those of a live run included."""
+        waiting = collect.waiting_names(self.store, execution.node)
+        return sorted({*self.store.index.series_names(execution.node), *waiting})
 
     def logged(self, execution: str | views.Execution, name: str = "") -> list[views.Use]:
         """Return the texts, images, tables and figures that an execution logged, of one name or of all, by step.

@@ -112,7 +112,10 @@ def test_few_points_of_a_live_run_end_with_what_was_logged_last() -> None:
     for i in range(ROWS):
         run.log({"loss": i * 0.5}, step=i)
     run.flush()
+    run.log({"lr": 0.1})
+    run.flush()
     with cmf.open() as repo:
+        assert repo.series_names(repo.execution(run.id)) == ["loss", "lr"], "though nothing holds lr but the journal"
         points = repo.series(run.id, "loss", points=400)
     assert len(points) <= 400
     assert points[-1].step == ROWS - 1

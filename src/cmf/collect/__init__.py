@@ -134,6 +134,18 @@ def tails(folder: Path, store: SqlStore, execution: str, name: str) -> list[tupl
     return found
 
 
+def waiting_names(store: SqlStore, execution: str) -> set[str]:
+    """Return the names of an execution's points that no full chunk holds yet."""
+    split = model.split_execution(execution)
+    found: set[str] = set()
+    for text in store.journals().values():
+        for place in msgspec.json.decode(text, type=State).sets:
+            scope, id_, _, _, names = json.loads(place)
+            if (scope, id_) == split:
+                found.update(names)
+    return found
+
+
 class Known(msgspec.Struct, frozen=True):
     """What a resumed run must know of the execution it goes on with."""
 
