@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,18 @@ FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Finished:
-    """What became of a command: its exit code as a shell gives it, and the run, with what was found written."""
+    """What became of a command: its exit code as a shell gives it, the run, and the files that were found.
 
-    def __init__(self, code: int, run: recording.Run, outputs: Sequence[str], problems: Sequence[str]) -> None:
-        self.code = code
+    ``way`` is how they were found: ``strace``, ``python`` or ``off``.
+    """
+
+    def __init__(self, run: recording.Run, watching: trace.Witness) -> None:
+        self.code = 0
         self.run = run
-        self.outputs = outputs
-        self.problems = problems
+        self.way = watching.way
+        self.problems = watching.problems
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
 
 
 def run(
@@ -37,40 +42,55 @@ def run(
     scope: str = "",
     name: str = "",
     params: Mapping[str, Any] | None = None,
+    way: str = "auto",
 ) -> Finished:
-    """Run a command to its end and record it. ``program`` is the file that ``command[0]`` names."""
+    """Run a command to its end and record it. ``program`` is the file that ``command[0]`` names.
+
+    ``way`` says how the files that it reads and writes are found: one of `trace.WAYS`.
+    """
     environment = config.environment()
-    root = config.place(Path.cwd(), override=environment.dir).parent
+    root = config.place(Path.cwd(), override=environment.dir).parent.absolute()
+    watching = trace.witness(way, root)
     run = starting.run(
         scope or f"{_pipeline(root)}/{_stage(command)}",
         name=name or None,
         params=dict(params or {}),
         command=list(command),
     )
-    before = trace.scan(root)
     try:
-        child = subprocess.Popen(list(command), executable=program)
+        child = subprocess.Popen(watching.command(command), env=watching.environment())
     except OSError as error:
+        watching.ended(0)
         run.finish("failed", exit=126)
         raise UnreachableError(f"'{command[0]}' cannot be started: {error.strerror}.", kind="command") from error
     with _signals_to(child):
         returned = child.wait()
-    problems = []
-    outputs = []
-    after = trace.scan(root)
-    for path in trace.written(before, after):
+    accesses = watching.ended(child.pid)
+    ignoring = trace.Ignoring(root, program)
+    found = accesses.found(ignoring.is_input, ignoring.is_output)
+    done = Finished(run, watching)
+    done.inputs = _record(run.input, found.inputs, done.problems)
+    done.outputs = _record(run.output, found.outputs, done.problems)
+    for path in found.replaced:
+        done.problems.append(f"{path} was read and then written over: what it was before is not recorded.")
+    if returned < 0:
+        done.code = 128 - returned
+        run.finish("killed", exit=done.code, signal=-returned)
+    else:
+        done.code = returned
+        run.finish("finished" if returned == 0 else "failed", exit=returned)
+    return done
+
+
+def _record(record: Callable[[str], object], paths: Sequence[str], problems: list[str]) -> list[str]:
+    recorded = []
+    for path in paths:
         try:
-            run.output(path)
-            outputs.append(path)
+            record(path)
+            recorded.append(path)
         except CmfError as error:
             problems.append(error.message)
-    if not (before.complete and after.complete):
-        problems.append(f"{root} has more than {trace.FILES_MAX} files: some that were written may be missing.")
-    if returned < 0:
-        run.finish("killed", exit=128 - returned, signal=-returned)
-    else:
-        run.finish("finished" if returned == 0 else "failed", exit=returned)
-    return Finished(returned if returned >= 0 else 128 - returned, run, outputs, problems)
+    return recorded
 
 
 @contextlib.contextmanager

@@ -34,11 +34,19 @@ def init(folder: Path | None, site: str) -> None:
 )
 @click.option("--name", default="", help="What to call the run; two words are made up if left out.")
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A parameter to record; may be given often.")
+@click.option(
+    "--trace",
+    "way",
+    type=click.Choice(("auto", "strace", "python", "off")),
+    default="auto",
+    show_default=True,
+    help="How files are found: 'auto' takes strace if it is there, else 'python' sees what Python programs read.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD [ARG]...")
-def run(scope: str, name: str, params: tuple[str, ...], command: tuple[str, ...]) -> int:
-    """Run a command and record it: command line, code, environment, exit code, and every file it wrote.
+def run(scope: str, name: str, params: tuple[str, ...], way: str, command: tuple[str, ...]) -> int:
+    """Run a command and record it: command line, code, environment, exit code, and the files it read and wrote.
 
-    The command's own exit code is passed on. Files it reads are recorded by the script itself ('run.input' in Python).
+    The command's own exit code is passed on.
     """
     from cmf import command as commands
 
@@ -46,11 +54,15 @@ def run(scope: str, name: str, params: tuple[str, ...], command: tuple[str, ...]
     program = shutil.which(command[0])
     if program is None:
         raise NotFoundError(f"There is no command '{command[0]}' to run.", hint="Check its spelling and your PATH.")
-    done = commands.run(list(command), program=program, scope=scope, name=name, params=values)
+    done = commands.run(list(command), program=program, scope=scope, name=name, params=values, way=way)
     for problem in done.problems:
         click.echo(f"cmf: {problem}", err=True)
     short = done.run.id[24:31]
-    files = f"{len(done.outputs)} file{'' if len(done.outputs) == 1 else 's'} written"
+    files = f"{len(done.inputs)} read, {len(done.outputs)} written"
+    if done.way == "python":
+        files += " (without strace: reads of Python programs only)"
+    elif done.way == "off":
+        files = "files not looked for"
     click.echo(f"cmf: recorded {done.run.scope} {done.run.name} · {files} · cmf show {short}", err=True)
     return done.code
 

@@ -7,29 +7,12 @@ Reads nothing but folders and ``stat``. Skips version control, our own folder, c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from cmf.worktree.trace.ignoring import SKIPPED, named
+
 FILES_MAX = 200_000
-SKIPPED = frozenset(
-    {
-        ".cmf",
-        ".git",
-        ".hg",
-        ".svn",
-        ".dvc",
-        ".venv",
-        "venv",
-        "node_modules",
-        "__pycache__",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".ipynb_checkpoints",
-    }
-)
-IGNORE_FILE = ".cmfignore"
 
 
 class Stat(NamedTuple):
@@ -50,7 +33,7 @@ class Tree(NamedTuple):
 
 def scan(root: Path) -> Tree:
     """Return the regular files below a folder. Folders that cannot be read are passed over."""
-    ignored = _ignored(root)
+    ignored = named(root)
     files: dict[str, Stat] = {}
     base = os.fspath(root)
     folders = [base]
@@ -79,13 +62,3 @@ def scan(root: Path) -> Tree:
 def written(before: Tree, after: Tree) -> list[str]:
     """Return the paths of files that are new or were written between two scans, in order."""
     return sorted(path for path, stat in after.files.items() if before.files.get(path) != stat)
-
-
-def _ignored(root: Path) -> Callable[[str], bool]:
-    try:
-        lines = (root / IGNORE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return lambda _: False
-    from pathspec import GitIgnoreSpec
-
-    return GitIgnoreSpec.from_lines(lines).match_file

@@ -1,0 +1,112 @@
+"""`cmf run` finds the files that a program reads and writes, with `strace` and without."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import cmf
+
+WAYS = [
+    pytest.param("strace", marks=pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")),
+    "python",
+]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "farm"
+    folder.mkdir()
+    (folder / "data.csv").write_text("a,b\n1,2\n")
+    return folder
+
+
+def files(project: Path, way: str, *command: str, code: int = 0) -> tuple[list[str], list[str]]:
+    """Run a command, and return the paths of its inputs and its outputs."""
+    cmf(project, "run", "--trace", way, "--", *command, code=code)
+    (found,) = cmf(project, "log", "--json").json["executions"]
+    return sorted(use["path"] for use in found["inputs"]), sorted(use["path"] for use in found["outputs"])
+
+
+def python(project: Path, way: str, text: str) -> tuple[list[str], list[str]]:
+    (project / "work.py").write_text(text)
+    return files(project, way, sys.executable, "work.py")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_script_reads_and_writes_is_found_and_the_script_is_code(project: Path, way: str) -> None:
+    found = python(project, way, "open('out é.csv', 'w').write(open('data.csv').read() * 2)")
+    assert found == (["data.csv"], ["out é.csv"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_is_moved_counts_where_it_ends_and_one_that_is_deleted_does_not(project: Path, way: str) -> None:
+    text = (
+        "import os\nopen('a.tmp', 'w').write('x' * 9)\nos.rename('a.tmp', 'a')\n"
+        "open('gone', 'w').write('y')\nopen('gone').read()\nos.remove('gone')\n"
+        "os.mkdir('draft')\nopen('draft/part', 'w').write('z')\nos.rename('draft', 'final')\n"
+    )
+    assert python(project, way, text) == ([], ["a", "final/part"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_run_wrote_itself_is_no_input(project: Path, way: str) -> None:
+    text = "import subprocess\nsubprocess.run(['cp', 'data.csv', 'copy'])\nprint(open('copy').read())\n"
+    found = python(project, way, text)
+    assert found[1] == ["copy"]
+    assert found[0] == (["data.csv"] if way == "strace" else []), "only strace sees what cp reads"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_database_that_is_only_asked_is_an_input(project: Path, way: str) -> None:
+    make = "import sqlite3\nc = sqlite3.connect('herd.db')\nc.execute('create table sheep (n)')\nc.commit()\n"
+    cmf(project, "run", "--trace", "off", "--", sys.executable, "-c", make)
+    ask = "import sqlite3\nprint(sqlite3.connect('herd.db').execute('select * from sheep').fetchall())\n"
+    (project / "ask.py").write_text(ask)
+    cmf(project, "run", "--trace", way, "--", sys.executable, "ask.py")
+    found = cmf(project, "log", "--json").json["executions"][0]
+    assert [use["path"] for use in found["inputs"]] == ["herd.db"]
+    assert found["outputs"] == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_spawned_and_forked_workers_are_seen(project: Path, way: str) -> None:
+    text = (
+        "import multiprocessing as mp\n"
+        "def work(name):\n    open(name, 'w').write(open('data.csv').read())\n"
+        "if __name__ == '__main__':\n"
+        "    for kind in ('fork', 'spawn'):\n"
+        "        worker = mp.get_context(kind).Process(target=work, args=(kind,))\n"
+        "        worker.start()\n        worker.join()\n"
+    )
+    assert python(project, way, text) == (["data.csv"], ["fork", "spawn"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sites_own_sitecustomize_still_runs(
+    project: Path, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "site"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text("import builtins\nbuiltins.flock = 'twelve sheep'\n")
+    monkeypatch.setenv("PYTHONPATH", str(own))
+    assert python(project, way, "open('said', 'w').write(flock)") == ([], ["said"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_is_read_and_written_over_is_told(project: Path, way: str) -> None:
+    (project / "work.py").write_text("t = open('data.csv').read()\nopen('data.csv', 'w').write(t + '3,4')\n")
+    done = cmf(project, "run", "--trace", way, "--", sys.executable, "work.py")
+    assert "data.csv was read and then written over" in done.err
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")
+def test_strace_sees_every_program_and_passes_its_end_on(project: Path) -> None:
+    text = "cat data.csv > 'one\ntwo'; mkdir k; cd k; cp ../data.csv z; mv z zz; kill -TERM $$"
+    assert files(project, "strace", "sh", "-c", text, code=143) == (["data.csv"], ["k/zz", "one\ntwo"])
+
+
+def test_without_strace_that_is_said(project: Path) -> None:
+    done = cmf(project, "run", "--trace", "python", "--", "true")
+    assert "without strace: reads of Python programs only" in done.err
