@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from cmf import collect, config, media, series, sync, transfer, witness
+from cmf import collect, comparison, config, media, series, sync, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -214,6 +214,10 @@ class Repo:
                 f"{view.name or view.id} has no step metric '{name}' here.", hint=f"Those it has: {known}."
             )
         return found
+
+    def diff(self, first: str, second: str) -> comparison.Difference:
+        """Return what differs between two executions, each named as for `execution`."""
+        return comparison.compare(self.execution(first), self.execution(second), self.read)
 
     def series_names(self, execution: views.Execution) -> list[str]:
         """Return every name that an execution has step metrics of, those of a live run included."""

@@ -14,8 +14,10 @@ from typing import Any
 
 from cmf import config, launch
 from cmf import recorder as recorders
+from cmf import seen as frameworks
 from cmf.errors import UsageError
 from cmf.model import records as model
+from cmf.recorder import Recorder
 from cmf.recording import TEXT_CHARS_MAX, Run, is_short_text
 
 
@@ -30,6 +32,7 @@ def run(
     author: str | None = None,
     command: Sequence[str] | None = None,
     system: bool = True,
+    see_params: bool | None = None,
 ) -> Run:
     """Start a run and return its handle.
 
@@ -38,7 +41,8 @@ def run(
     ``node`` (`CMF_PARENT`). ``rank`` is this process's number among those that write one execution together; torchrun,
     MPI and Slurm say it themselves. With ``system``, what program and machine use (processor, memory, disk, network) is
     told every ten seconds as step metrics under ``system/``, unless `CMF_SYSTEM` or the store's settings say not to.
-    Raises `UsageError` for a bad scope, `NotFoundError` for a resumed
+    Parameters that argparse, click, hydra or omegaconf hold are recorded beside ``params``, unless ``see_params`` is
+    False (None: as the store's settings say). Raises `UsageError` for a bad scope, `NotFoundError` for a resumed
     execution that isn't here; otherwise recording never fails your program.
     """
     environment = config.environment()
@@ -67,13 +71,23 @@ def run(
         first=place.first,
         system=system and environment.system and recorder.config.system,
     )
+    sees = recorder.config.see_params if see_params is None else see_params
+    seen = _seen(recorder) if sees and place.first and command is None else {}
     made.start(
         command=list(command if command is not None else sys.argv),
-        params=params or {},
+        params={**seen, **(params or {})},
         parent=above,
         author=author or "",
     )
     return made
+
+
+def _seen(recorder: Recorder) -> dict[str, Any]:
+    try:
+        return frameworks.parameters()
+    except Exception as error:  # noqa: BLE001  # a framework of the program's may raise anything
+        recorder.drop(f"parameters that a framework holds: {type(error).__name__}")
+        return {}
 
 
 def _check_start(scope: object, params: object, name: object, author: object, parent: str, rank: int | None) -> None:

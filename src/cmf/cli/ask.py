@@ -98,6 +98,24 @@ def show(name: str, history: bool, diff: bool, series: str, points: int, as_json
 
 
 @click.command()
+@click.argument("first")
+@click.argument("second")
+@JSON
+def diff(first: str, second: str, as_json: bool) -> None:
+    """Show what two executions differ in: code, parameters, metrics, environment, machine, inputs and outputs.
+
+    FIRST and SECOND are named as for 'cmf show'. Of the code, the commits are compared, and line by line the
+    uncommitted changes that each ran with; 'git diff' tells what lies between two commits.
+    """
+    from cmf import repo
+    from cmf.cli import render, showing
+
+    with repo.open_repo() as here:
+        found = here.diff(first, second)
+    render.to_json(found) if as_json else showing.difference(found)
+
+
+@click.command()
 @click.argument("name")
 @click.option("--down", is_flag=True, help="What came of it, instead of where it came from.")
 @click.option("--all-producers", is_flag=True, help="Follow merely possible producers of the same bytes too.")

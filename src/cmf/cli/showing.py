@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cmf import media
 from cmf.cli import render
+from cmf.comparison import Difference
 from cmf.graph import views
 from cmf.model import encoding
 from cmf.repo import Status
@@ -189,6 +190,40 @@ def artifact(found: views.Artifact, maker: views.Execution | None) -> None:
         if table is not None:
             out.print()
             out.print(table)
+
+
+def difference(found: Difference) -> None:
+    """Write what two executions differ in."""
+    out = render.console()
+    tables = ("params", "metrics", "packages", "environment", "machine", "inputs", "outputs")
+    if not (found.commit or found.code or any(getattr(found, name) for name in tables)):
+        out.print("There is no difference in what was recorded.", style="dim")
+    if found.commit:
+        first, second = (str(commit)[:12] or "none" for commit in found.commit)
+        out.print(f"[bold]commit[/bold]  [red]{escape(first)}[/red] → [green]{escape(second)}[/green]")
+        out.print(f"  [dim]git diff {escape(first)} {escape(second)}[/dim]")
+    if found.code:
+        out.print("[bold]code[/bold], uncommitted")
+        styles = {"+": "green", "-": "red", "@": "cyan"}
+        for line in found.code.splitlines():
+            out.print(Text(f"  {line}", style=styles.get(line[:1], "")), soft_wrap=True)
+    for name in tables:
+        pairs = getattr(found, name)
+        if pairs:
+            out.print(f"[bold]{name}[/bold]")
+        for key, (before, after) in pairs.items():
+            text = Text(f"  {key}  ").append(_value(before), style="red").append(" → ")
+            out.print(text.append(_value(after), style="green"), soft_wrap=True)
+    for what in found.unknown:
+        out.print(f"Not here, and not compared: {what}.", style="yellow")
+
+
+def _value(value: object) -> str:
+    return "none" if value is None else render.digest(str(value)) if _is_digest(value) else render.number(value)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("sha256:", "tree:sha256:"))
 
 
 def history(writes: Sequence[views.Write]) -> None:
