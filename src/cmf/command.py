@@ -6,13 +6,15 @@ The command keeps its terminal, its signals and its exit code. What could not be
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmf import config, recording, starting
+from cmf import config, launch, recording, starting
 from cmf.errors import CmfError, UnreachableError
 from cmf.model.records import slug
 from cmf.worktree import trace
@@ -33,6 +35,7 @@ class Finished:
         self.problems = watching.problems
         self.inputs: list[str] = []
         self.outputs: list[str] = []
+        self.declared = 0
 
 
 def run(
@@ -57,10 +60,22 @@ def run(
         params=dict(params or {}),
         command=list(command),
     )
+    place = config.place(Path.cwd(), override=environment.dir).absolute()
+    launch.announce(place, run.id)
+    handle, told = tempfile.mkstemp(prefix="cmf-")
+    os.close(handle)
+    ours = {
+        "CMF_EXECUTION": run.id,
+        "CMF_ATTEMPT": run.attempt,
+        "CMF_SCOPE": run.scope,
+        "CMF_DIR": str(place),
+        "CMF_TOLD": told,
+    }
     try:
-        child = subprocess.Popen(watching.command(command), env=watching.environment())
+        child = subprocess.Popen(watching.command(command), env=watching.environment(ours))
     except OSError as error:
         watching.ended(0)
+        os.unlink(told)
         run.finish("failed", exit=126)
         raise UnreachableError(f"'{command[0]}' cannot be started: {error.strerror}.", kind="command") from error
     with _signals_to(child):
@@ -69,8 +84,10 @@ def run(
     ignoring = trace.Ignoring(root, program)
     found = accesses.found(ignoring.is_input, ignoring.is_output)
     done = Finished(run, watching)
-    done.inputs = _record(run.input, found.inputs, done.problems)
-    done.outputs = _record(run.output, found.outputs, done.problems)
+    declared = _told(told)
+    done.inputs = _record(run.input, _undeclared(found.inputs, declared["input"]), done.problems)
+    done.outputs = _record(run.output, _undeclared(found.outputs, declared["output"]), done.problems)
+    done.declared = sum(map(len, declared.values()))
     for path in found.replaced:
         done.problems.append(f"{path} was read and then written over: what it was before is not recorded.")
     if returned < 0:
@@ -80,6 +97,24 @@ def run(
         done.code = returned
         run.finish("finished" if returned == 0 else "failed", exit=returned)
     return done
+
+
+def _told(path: str) -> dict[str, set[str]]:
+    """Return the files that the command's own runs recorded, by direction; the file that tells is no longer needed."""
+    with open(path, "rb") as file:
+        fields = [os.fsdecode(field) for field in file.read().split(b"\0")]
+    os.unlink(path)
+    found: dict[str, set[str]] = {"input": set(), "output": set()}
+    for direction, name in zip(fields[0::2], fields[1::2], strict=False):
+        found.setdefault(direction, set()).add(name)
+    return found
+
+
+def _undeclared(paths: Sequence[str], declared: set[str]) -> list[str]:
+    """Return those that neither are among the declared nor lie in a declared folder."""
+    return [
+        path for path in paths if declared.isdisjoint((real := os.path.realpath(path), *map(str, Path(real).parents)))
+    ]
 
 
 def _record(record: Callable[[str], object], paths: Sequence[str], problems: list[str]) -> list[str]:

@@ -74,6 +74,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     attempt: str = ""
     rank: int | None = None
     parent: str = ""
+    scope: str = ""
+    told: str = ""
     launcher: dict[str, str] = {}
     user: str = ""
     state_home: Path = Path()
@@ -131,6 +133,8 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         attempt=attempt,
         rank=int(rank) if rank else None,
         parent=env.get("CMF_PARENT", ""),
+        scope=env.get("CMF_SCOPE", ""),
+        told=env.get("CMF_TOLD", ""),
         launcher={name: env[name] for name in LAUNCHERS if name in env},
         user=env.get("USER") or env.get("LOGNAME") or "",
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",

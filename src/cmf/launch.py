@@ -86,6 +86,32 @@ def place(folder: Path, environment: config.Environment, full: str, rank: int | 
         return _alone(f"{claims.folder} cannot be written: {error.strerror}")
 
 
+def within(
+    folder: Path, environment: config.Environment, full: str, rank: int | None, *, named: bool
+) -> config.Environment:
+    """Return the environment of a run whose process `cmf run` started, in its execution or as a child.
+
+    The first that names no other scope writes the execution of `cmf run`; any other is a child of it.
+    """
+    if not environment.scope or not environment.execution:
+        return environment
+    started = launcher.find(environment.launcher, environment.rank if rank is None else rank)
+    claim = folder / FOLDER / f"{environment.execution}.{started.rank if started else 0}"
+    if not named or full == environment.scope:
+        try:
+            if _create(claim, Claim(process=machine.process(), t=clocks.time_ns() // 1000)):
+                return environment
+        except OSError:
+            pass  # no place to say that it was taken: a child is never wrong
+    parent = environment.parent or model.execution_node(environment.scope, environment.execution)
+    return msgspec.structs.replace(environment, scope="", execution="", attempt="", parent=parent)
+
+
+def announce(folder: Path, id_: str) -> None:
+    """Say that the birth of an execution is recorded, for the processes that are told its id."""
+    _first(folder / FOLDER, id_)
+
+
 def _alone(problem: str = "") -> Place:
     return Place(id=uuid7(clocks.time_ns()), attempt=_attempt(1), problem=problem)
 

@@ -207,6 +207,20 @@ class Recorder:
         self._late.append((scope, record))
         self._note_dropped()
 
+    def tell(self, *fields: str) -> None:
+        """Tell the `cmf run` above, if there is one, what was recorded here: it does not record that again."""
+        if not self.environment.told:
+            return
+        data = b"".join(os.fsencode(field) + b"\0" for field in fields)
+        try:
+            handle = os.open(self.environment.told, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(handle, data)
+            finally:
+                os.close(handle)
+        except (OSError, ValueError) as error:
+            self.drop(f"what was recorded could not be told to cmf run: {error}")
+
     def drop(self, why: str, count: int = 1) -> None:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
         why = self.redactor.text(str(encoding.to_value(why)))  # what a name or a message holds need not be Unicode

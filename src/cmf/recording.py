@@ -150,6 +150,7 @@ class Run:
             recorder.drop(f"{direction} {place}: {error}")
             return place
         self._used.append((kept.digest, name))
+        recorder.tell(direction, os.path.realpath(place))
         return place
 
     # ---- values --------------------------------------------------------------------------------------------------

@@ -54,6 +54,10 @@ def run(
         fresh = launch.uuid7(clocks.time_ns())
         return _Off(full, fresh, name or launch.two_words(fresh))
     recorder = recorders.of(where.absolute(), environment)
+    environment = launch.within(where, environment, full, rank, named=bool(scope) or resume is not None)
+    above = above or environment.parent
+    joins = bool(environment.scope and environment.execution)
+    full = environment.scope if joins else full
     if resume is not None:
         known = launch.known(where, resume)
         full = known.scope
@@ -79,6 +83,9 @@ def run(
         parent=above,
         author=author or "",
     )
+    if joins:  # the birth is recorded already, by `cmf run`
+        for key, value in (params or {}).items():
+            made.set(f"param/{key}", value)
     return made
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import cmf
+from tests.commands import cmf, script
 
 WAYS = [
     pytest.param("strace", marks=pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")),
@@ -110,3 +110,50 @@ def test_strace_sees_every_program_and_passes_its_end_on(project: Path) -> None:
 def test_without_strace_that_is_said(project: Path) -> None:
     done = cmf(project, "run", "--trace", "python", "--", "true")
     assert "without strace: reads of Python programs only" in done.err
+
+
+DECLARES = """
+import cmf
+with cmf.run({scope}params={{"k": 3}}) as run:
+    text = run.input("data.csv").read_text()
+    open("model.bin", "w").write(text * 9)
+    run.output("model.bin", name="model")
+    open("notes", "w").write("twelve sheep")
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_inside_a_recorded_command_is_the_same_execution_and_records_nothing_twice(
+    project: Path, way: str
+) -> None:
+    (project / "work.py").write_text(DECLARES.format(scope=""))
+    assert files(project, way, sys.executable, "work.py") == (["data.csv"], ["model.bin", "notes"])
+    (found,) = cmf(project, "log", "--json").json["executions"]
+    assert (found["status"], found["params"], found["scope"]) == ("finished", {"k": 3}, "farm/work")
+    assert [use["name"] for use in found["outputs"] if use["path"] == "model.bin"] == ["model"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_of_another_scope_inside_a_recorded_command_is_its_child_and_keeps_its_files(
+    project: Path, way: str
+) -> None:
+    (project / "work.py").write_text(DECLARES.format(scope="'farm/inner', "))
+    cmf(project, "run", "--trace", way, "--", sys.executable, "work.py")
+    found = {view["scope"]: view for view in cmf(project, "log", "--json").json["executions"]}
+    assert [use["path"] for use in found["farm/inner"]["outputs"]] == ["model.bin"]
+    assert [use["path"] for use in found["farm/work"]["outputs"]] == ["notes"]
+    assert found["farm/inner"]["parent"] == found["farm/work"]["node"]
+
+
+def test_the_same_script_has_the_same_lineage_by_command_and_by_hand(project: Path) -> None:
+    plain = "open('model.bin', 'w').write(open('data.csv').read() * 9)"
+    by_command = python(project, "auto", plain)
+    (project / "model.bin").unlink()
+    by_hand = f"import cmf\nwith cmf.run('farm/work') as run:\n    run.input('data.csv')\n    {plain}\n"
+    cmf(project, "status")
+    script(project, by_hand + "    run.output('model.bin')\n")
+    views = cmf(project, "log", "--json").json["executions"]
+    uses = [[(use["path"], use["artifact"]) for use in view["inputs"] + view["outputs"]] for view in views]
+    assert len(uses) == 2
+    assert uses[0] == uses[1]
+    assert by_command == (["data.csv"], ["model.bin"])

@@ -59,6 +59,8 @@ def run(scope: str, name: str, params: tuple[str, ...], way: str, command: tuple
         click.echo(f"cmf: {problem}", err=True)
     short = done.run.id[24:31]
     files = f"{len(done.inputs)} read, {len(done.outputs)} written"
+    if done.declared:
+        files += f", and {done.declared} declared by the program"
     if done.way == "python":
         files += " (without strace: reads of Python programs only)"
     elif done.way == "off":

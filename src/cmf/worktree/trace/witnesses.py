@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cmf.errors import UnsupportedError
@@ -33,9 +33,9 @@ class Witness:
         """Return the words that start the program."""
         return [*strace.prefix(self._log), *words] if self.way == "strace" else list(words)
 
-    def environment(self) -> dict[str, str]:
-        """Return the program's environment, ours: Python children find the audit hook through it."""
-        values = dict(os.environ)  # noqa: TID251  # handed on as it is
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        """Return the program's environment: ours and more. Python children find the audit hook through it."""
+        values = {**os.environ, **more}  # noqa: TID251  # handed on as it is
         if self.way == "python":
             path = os.pathsep.join(filter(None, (os.fspath(_HOOK), values.get("PYTHONPATH", ""))))
             values |= {"PYTHONPATH": path, VARIABLE: self._log}
