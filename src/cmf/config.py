@@ -76,6 +76,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     parent: str = ""
     scope: str = ""
     told: str = ""
+    run: str = ""
     launcher: dict[str, str] = {}
     user: str = ""
     state_home: Path = Path()
@@ -135,6 +136,7 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         parent=env.get("CMF_PARENT", ""),
         scope=env.get("CMF_SCOPE", ""),
         told=env.get("CMF_TOLD", ""),
+        run=env.get("CMF_RUN", ""),
         launcher={name: env[name] for name in LAUNCHERS if name in env},
         user=env.get("USER") or env.get("LOGNAME") or "",
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",
@@ -142,6 +144,14 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         variables={name: env[name] for name in RECORDED if name in env},
         secrets=redaction.known_secrets(env),
     )
+
+
+def announce(run: str) -> None:
+    """Let the processes that this one starts find the run that is open here, as `CMF_RUN` says; "" for none."""
+    if run:
+        os.environ["CMF_RUN"] = run
+    else:
+        os.environ.pop("CMF_RUN", None)
 
 
 def find(start: Path, *, override: str = "") -> Path | None:

@@ -46,6 +46,11 @@ class CmfWarning(UserWarning):
 class Live(Protocol):
     """A run as its recorder sees it."""
 
+    @property
+    def told(self) -> str:
+        """How a child process is told of the run: ``SCOPE:ID:ATTEMPT``."""
+        ...
+
     def flush(self) -> None:
         """Hand the rows logged so far to the journal."""
         ...
@@ -92,6 +97,7 @@ class Recorder:
         self.describing = threading.RLock()
         self.runs: list[Live] = []
         self._journal: JournalWriter | None = None
+        self.dropped, self.last_dropped = 0, ""
         self._unsaid, self._why = 0, ""
         self._late: list[tuple[str, model.Record]] = []
         self._warned = False
@@ -225,6 +231,8 @@ class Recorder:
         """Count something that could not be recorded, warn once, and note it where it can be noted."""
         why = self.redactor.text(str(encoding.to_value(why)))  # what a name or a message holds need not be Unicode
         self._unsaid += count
+        self.dropped += count
+        self.last_dropped = why
         if not self._warned:
             self._warned = True
             _warn(f"cmf could not record something: {why} 'cmf status' counts it.")
@@ -255,8 +263,14 @@ class Recorder:
     def started(self, run: Live) -> None:
         """Take a run into care: its points are flushed in the background until it ends."""
         self.runs.append(run)
+        self._announce()
         _signals.catch()
         self.keep_flushing()
+
+    def _announce(self) -> None:
+        """Let child processes find the newest open run, or else the one that this process itself was started in."""
+        folder = os.path.abspath(self.folder)
+        config.announce(f"{self.runs[-1].told}:{folder}" if self.runs else self.environment.run)
 
     def keep_flushing(self) -> None:
         """Start the thread that flushes; a forked child has none until it logs."""
@@ -274,6 +288,7 @@ class Recorder:
         """Make a run that ended durable."""
         with contextlib.suppress(ValueError):
             self.runs.remove(run)
+        self._announce()
         self._note_dropped()
         try:
             self.files.flush()

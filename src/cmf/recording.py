@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import time_ns
 from typing import Any, Self
@@ -63,6 +63,11 @@ class Run:
         self._pid = os.getpid()
         self._writes_through = False
         self.finished = False
+
+    @property
+    def told(self) -> str:
+        """How a child process is told of this run: ``SCOPE:ID:ATTEMPT``."""
+        return f"{self.scope}:{self.id}:{self.attempt}"
 
     def __enter__(self) -> Self:
         return self
@@ -242,6 +247,10 @@ class Run:
             del points.rows[ROWS_HELD_MAX:]
             self._recorder.drop("a row of step metrics: the disk does not answer.")
         self._recorder.flush_soon()
+
+    def number_rows(self, names: Iterable[str], first: int) -> None:
+        """Let the next row of one set of names be the row ``first``: other processes count the same rows."""
+        self._written[tuple(sorted(names))] = first
 
     def flush(self) -> None:
         """Hand the rows logged so far to the journal; from then on they survive the process being killed."""

@@ -184,7 +184,7 @@ class Repo:
         steps: tuple[int | None, int | None] = (None, None),
         points: int | None = None,
         attempt: str = "",
-        rank: int = 0,
+        rank: int | None = None,
     ) -> Points:
         """Return the points of one name of an execution's step metrics, as logged.
 
@@ -193,19 +193,19 @@ class Repo:
         first, the least, the greatest and the last. That reads a few thousand points of a million.
 
         If the name was logged together with different others, the points of all these are merged by time.
-        Of the newest attempt unless one is named; of rank 0 unless another is.
+        Of the newest attempt and the lowest rank that has the name, unless others are named.
         """
         if points is not None and points < 4:
             raise UsageError(f"A series cannot be told in {points} points.", hint="Ask for 4 or more.")
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
         self.collect()
         attempt = attempt or (view.attempts[-1] if view.attempts else "")
-        waiting = [
-            (first, chunk)
-            for a, r, first, chunk in collect.tails(self.folder, self.store, view.node, name)
-            if (a, r) == (attempt, rank)
-        ]
-        held = [ref for ref in self.store.index.series(view.node, name) if (ref.attempt, ref.rank) == (attempt, rank)]
+        tails = [tail for tail in collect.tails(self.folder, self.store, view.node, name) if tail[0] == attempt]
+        refs = [ref for ref in self.store.index.series(view.node, name) if ref.attempt == attempt]
+        if rank is None:
+            rank = min([*(ref.rank for ref in refs), *(tail[1] for tail in tails)], default=0)
+        waiting = [(first, chunk) for _, r, first, chunk in tails if r == rank]
+        held = [ref for ref in refs if ref.rank == rank]
         store = series.Store(self.objects, self.folder / "thinned")
         found = series.points(name, held=held, waiting=waiting, store=store, between=steps, most=points)
         if found is None:

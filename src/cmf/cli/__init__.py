@@ -29,6 +29,11 @@ COMMANDS = {
     "clone": ("cmf.cli.share", "a store of your own from a hub"),
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),
     "verify": ("cmf.cli.share", "check every hash and signature that is here"),
+    "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
+    "metric": ("cmf.cli.tell", "say from inside a run: numbers"),
+    "param": ("cmf.cli.tell", "say from inside a run: parameters"),
+    "doctor": ("cmf.cli.health", "what is wrong here, and how to mend it"),
+    "completion": ("cmf.cli.completion", "make your shell complete commands and names"),
     "hub": ("cmf.cli.hub", "the shared hub: serve, invite"),
     "demo": ("cmf.cli.record", "two sites, one hub, one true story, in under a minute"),
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmf.cli import completion
 from cmf.errors import CmfError, NotFoundError
 from cmf.graph import views
 from cmf.graph.index import Direction
@@ -15,13 +16,26 @@ if TYPE_CHECKING:
     from cmf.repo import Repo
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Write the answer as JSON.")
-REMOTE = click.option("--remote", default="", metavar="NAME", help="Ask this hub instead of the store here.")
+REMOTE = click.option(
+    "--remote",
+    default="",
+    metavar="NAME",
+    shell_complete=completion.remotes,
+    help="Ask this hub instead of the store here.",
+)
 
 
 @click.command()
 @click.argument("filter", default="", metavar="[FILTER]")
 @click.option("-n", "--limit", default=20, show_default=True, help="How many executions at most.")
-@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completion.scopes,
+    help="Only these scopes, such as 'detector/*'.",
+)
 @click.option("--cursor", default="", help="Go on where the page before ended (its last line names it).")
 @REMOTE
 @JSON
@@ -54,7 +68,7 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: s
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.names)
 @click.option("--history", is_flag=True, help="Every value that each property ever had, newest first.")
 @click.option("--diff", is_flag=True, help="The uncommitted changes that the code ran with.")
 @click.option("--series", metavar="METRIC", default="", help="A chart of one step metric; with --json, its points.")
@@ -98,8 +112,8 @@ def show(name: str, history: bool, diff: bool, series: str, points: int, as_json
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", shell_complete=completion.names)
+@click.argument("second", shell_complete=completion.names)
 @JSON
 def diff(first: str, second: str, as_json: bool) -> None:
     """Show what two executions differ in: code, parameters, metrics, environment, machine, inputs and outputs.
@@ -116,7 +130,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.names)
 @click.option("--down", is_flag=True, help="What came of it, instead of where it came from.")
 @click.option("--all-producers", is_flag=True, help="Follow merely possible producers of the same bytes too.")
 @click.option("--depth", type=click.IntRange(min=1), default=None, help="How many executions deep at most.")

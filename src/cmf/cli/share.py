@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmf.cli import completion
 from cmf.cli.ask import JSON
 from cmf.errors import CorruptError, UsageError
 
@@ -59,7 +60,7 @@ def _join(here: Repo, name: str, url: str, invite: str) -> None:
 
 
 @remote.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.remotes)
 def remote_remove(name: str) -> None:
     """Forget a hub. Nothing that was pushed or pulled is touched."""
     with _here() as here:
@@ -68,7 +69,7 @@ def remote_remove(name: str) -> None:
 
 
 @remote.command("trust")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.remotes)
 def remote_trust(name: str) -> None:
     """Accept a hub's key and log as they are now: after it was set up anew, or restored from a backup."""
     with _here() as here:
@@ -94,7 +95,7 @@ def remote_list(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("remote", default="")
+@click.argument("remote", default="", shell_complete=completion.remotes)
 @click.option("--data", is_flag=True, help="Send the bytes of every artifact, not only those up to 1 MiB.")
 @DRY_RUN
 @JSON
@@ -112,9 +113,22 @@ def push(remote: str, data: bool, dry_run: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("remote", default="")
-@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
-@click.option("--ancestors", default="", metavar="NAME", help="Only this execution or artifact and all it came from.")
+@click.argument("remote", default="", shell_complete=completion.remotes)
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completion.scopes,
+    help="Only these scopes, such as 'detector/*'.",
+)
+@click.option(
+    "--ancestors",
+    default="",
+    metavar="NAME",
+    shell_complete=completion.names,
+    help="Only this execution or artifact and all it came from.",
+)
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 @DRY_RUN
 @JSON
@@ -137,7 +151,7 @@ def pull(remote: str, *, scopes: tuple[str, ...], ancestors: str, data: bool, dr
 
 
 @click.command()
-@click.argument("remote", default="")
+@click.argument("remote", default="", shell_complete=completion.remotes)
 @click.option("--data", is_flag=True, help="Exchange the bytes of every artifact, too.")
 @click.option(
     "--watch", type=click.FloatRange(min=1), metavar="SECONDS", help="Go on until ctrl-C, once every so many seconds."
@@ -184,7 +198,14 @@ def _exchange(remote: str, *, data: bool, quiet: bool) -> None:
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--invite", default="", metavar="CODE", help="The one-time code that 'cmf hub invite' printed.")
 @click.option("--site", default="", metavar="NAME", help="What this site is called; the host's name if left out.")
-@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completion.scopes,
+    help="Only these scopes, such as 'detector/*'.",
+)
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 def clone(url: str, folder: Path | None, *, invite: str, site: str, scopes: tuple[str, ...], data: bool) -> None:
     """Make a store in FOLDER (here, if left out), join the hub at URL as 'origin', and pull.
@@ -214,7 +235,14 @@ def bundle() -> None:
 
 @bundle.command("create")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--scope", "scopes", multiple=True, metavar="GLOB", help="Only these scopes, such as 'detector/*'.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=completion.scopes,
+    help="Only these scopes, such as 'detector/*'.",
+)
 @click.option(
     "--since", default="", metavar="BUNDLE", help="Leave out what the maker of this bundle, the receiver, held."
 )

@@ -84,6 +84,10 @@ class Dialect(Protocol):
         """Make everything committed so far survive power loss."""
         ...
 
+    def damage(self) -> str:
+        """Return what the database finds wrong with itself, or ""."""
+        ...
+
     def close(self) -> None:
         """Close every connection."""
         ...

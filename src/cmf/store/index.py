@@ -123,6 +123,21 @@ class SqlIndex:
             ).fetchall()
         return [a for a, _ in rows]
 
+    def named(self, start: str, limit: int) -> list[tuple[str, str]]:
+        """Return (what a person may type, what it is) of things whose name or short id begins so, newest first."""
+        end = start + "\U0010ffff"
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT name, max(t), 'artifact' FROM event WHERE name <> '' AND name >= ? AND name < ? AND hidden = 0 "
+                "GROUP BY name UNION ALL "
+                "SELECT name, max(started), 'execution' FROM execution WHERE name <> '' AND name >= ? AND name < ? "
+                "AND hidden = 0 GROUP BY name UNION ALL "
+                "SELECT substr(short, 1, 7), max(started), 'execution' FROM execution WHERE short >= ? AND short < ? "
+                "AND hidden = 0 GROUP BY 1 ORDER BY 2 DESC LIMIT ?",
+                (start, end, start, end, start, end, limit),
+            ).fetchall()
+        return [(text, what) for text, _, what in rows]
+
     def artifacts_by_scope(self, scopes: Sequence[str]) -> dict[str, list[str]]:
         """Return the digests of the artifacts that events of each scope name."""
         with self._sql.read() as connection:

@@ -346,6 +346,10 @@ class SqlStore:
                 for (hash_,) in connection.execute("SELECT hash FROM segment WHERE g = ?", (g,))
             ]
 
+    def damage(self) -> str:
+        """Return what the database finds wrong with itself, or ""."""
+        return self._sql.damage()
+
     def counts(self) -> dict[str, int]:
         """Return how many of each thing there are, for people: streams, segments, executions, events and so on."""
         with self._sql.read() as connection:
@@ -355,6 +359,12 @@ class SqlStore:
             }
             found["artifact"] = int(connection.execute("SELECT count(DISTINCT a) FROM artifact").fetchone()[0])
         return found
+
+    def pending_scopes(self) -> list[str]:
+        """Return the scopes that have records which are not sealed yet."""
+        with self._sql.read() as connection:
+            rows = connection.execute("SELECT DISTINCT scope FROM pending ORDER BY scope").fetchall()
+        return [scope for (scope,) in rows]
 
     def streams(self) -> list[dict[str, Any]]:
         """Return every stream held: id, scope, site, writer, whether it is our own, and its number of segments."""
