@@ -29,9 +29,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from cmf.recorder import CmfWarning
-    from cmf.recording import Run
+    from cmf.recording import Run, current
     from cmf.repo import Repo, init
     from cmf.repo import open_repo as open
+    from cmf.stages import stage
     from cmf.starting import run
 
     __version__: str
@@ -48,13 +49,17 @@ __all__ = [
     "UnreachableError",
     "UnsupportedError",
     "UsageError",
+    "current",
     "init",
     "open",
     "run",
+    "stage",
 ]
 
 _HOMES = {
     "run": ("cmf.starting", "run"),
+    "stage": ("cmf.stages", "stage"),
+    "current": ("cmf.recording", "current"),
     "Run": ("cmf.recording", "Run"),
     "CmfWarning": ("cmf.recorder", "CmfWarning"),
     "open": ("cmf.repo", "open_repo"),

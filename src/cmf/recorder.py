@@ -390,6 +390,11 @@ def of(folder: Path, environment: config.Environment) -> Recorder:
     return recorder
 
 
+def live() -> list[Live]:
+    """Return the runs of this process that have not ended, of all its stores."""
+    return [run for recorder in _recorders.values() for run in recorder.runs]
+
+
 def _close_all(program: ending.Program) -> None:
     for recorder in _recorders.values():
         recorder.close(program)

@@ -12,11 +12,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
 from cmf import config, media
+from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.journal import PointsHeader
 from cmf.model import encoding
@@ -70,9 +72,12 @@ class Run:
         return f"{self.scope}:{self.id}:{self.attempt}"
 
     def __enter__(self) -> Self:
+        entered.set((*entered.get(), self))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        # Not a token's reset: blocks of generators and threads need not end in the order in which they began.
+        entered.set(tuple(run for run in entered.get() if run is not self))
         if error is None:
             self.finish()
         else:
@@ -338,6 +343,10 @@ class Run:
         except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, odd text
             self._recorder.drop(_said(error))
 
+    def dropped(self, why: str) -> None:
+        """Count something that could not be recorded, and warn once."""
+        self._recorder.drop(why)
+
     # ---- start and end -------------------------------------------------------------------------------------------
 
     def start(self, *, command: Sequence[str], params: Mapping[str, Any], parent: str, author: str) -> None:
@@ -488,6 +497,34 @@ def _here(recorder: Recorder) -> str | dict[str, str]:
         return recorder.files.record_path(os.getcwd())
     except OSError:  # the folder was removed
         return ""
+
+
+entered: ContextVar[tuple[Run, ...]] = ContextVar("entered", default=())
+"""The runs whose ``with`` block, or stage, the code is in: the innermost last."""
+
+
+def current() -> Run:
+    """Return the run that the calling code is in: of the innermost ``with`` block or `cmf.stage`.
+
+    Outside of them, and in a thread that was started inside, it is the one open run of this process. Raises
+    `NotFoundError` if there is none, or more than one to choose from.
+    """
+    found = open_run()
+    if found is None:
+        raise NotFoundError(
+            "No run is open here, or several are and none is this code's own.",
+            hint="Call it inside 'with cmf.run(...):' or a function with '@cmf.stage'.",
+        )
+    return found
+
+
+def open_run() -> Run | None:
+    """Return what `current` returns, or None where it raises."""
+    for run in reversed(entered.get()):
+        if not run.finished:
+            return run
+    runs = [run for run in recorders.live() if isinstance(run, Run)]
+    return runs[0] if len(runs) == 1 else None
 
 
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:

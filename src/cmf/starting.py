@@ -139,6 +139,9 @@ class _Off(Run):
     def link(self, source: str, rel: str, to: str) -> None:
         """Record nothing."""
 
+    def dropped(self, why: str) -> None:
+        """Count nothing."""
+
     def _property(self, key: str, value: Any, subject: str = "") -> None:
         return None
 
