@@ -210,7 +210,7 @@ class Recorder:
 
     def write_late(self, scope: str, record: model.Record) -> None:
         """Append what must not be missing, such as how a run ended: as soon as the disk takes it."""
-        self._late.append((scope, record))
+        self._late.append((scope, self._redacted(record)))
         self._note_dropped()
 
     def tell(self, *fields: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import cmf, script
+from tests.commands import cmf, git, script
 
 WAYS = [
     pytest.param("strace", marks=pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")),
@@ -157,3 +157,19 @@ def test_the_same_script_has_the_same_lineage_by_command_and_by_hand(project: Pa
     assert len(uses) == 2
     assert uses[0] == uses[1]
     assert by_command == (["data.csv"], ["model.bin"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_git_and_the_recorder_look_at_is_no_input(project: Path, way: str) -> None:
+    git(project, "init")
+    (project / "settings.txt").write_text("lr: 0.1")
+    git(project, "add", ".")
+    git(project, "commit", "-m", "first")
+    (project / "settings.txt").write_text("lr: 0.2")
+    (project / "notes.txt").write_text("untracked")
+    text = (
+        "import cmf, subprocess\n"
+        "subprocess.run(['git', 'diff'], check=True, stdout=subprocess.DEVNULL)\n"
+        "with cmf.run() as run:\n    open('out.txt', 'w').write('made')\n"
+    )
+    assert python(project, way, text) == ([], ["out.txt"])

@@ -17,7 +17,7 @@ from cmf.worktree.trace.accesses import Accesses
 
 CALLS = (
     "openat,?open,?creat,?openat2,?rename,?renameat,renameat2,?unlink,unlinkat,?link,linkat,?truncate,chdir,fchdir,"
-    "clone,?clone3,?fork,?vfork"
+    "clone,?clone3,?fork,?vfork,execve,?execveat"
 )
 SECONDS_MAX = 10.0
 """How long the tracer may take to write its last line after the program ended."""
@@ -83,6 +83,7 @@ class _Reader:
         self._into = into
         self._folders: dict[str, str] = {}
         self._begun: dict[str, str] = {}
+        self._looking: set[str] = set()
 
     def take(self, text: str) -> None:
         """Take in the lines of a log."""
@@ -100,6 +101,8 @@ class _Reader:
         if name in ("clone", "clone3", "fork", "vfork"):
             if pid in self._folders:
                 self._folders.setdefault(returned, self._folders[pid])
+            if pid in self._looking:
+                self._looking.add(returned)
             return
         if name == "fchdir":
             if found := re.match(r"\d+<(.*)>", arguments):
@@ -108,10 +111,15 @@ class _Reader:
         paths = list(self._paths(pid, arguments))
         if not paths:
             return
-        if name == "chdir":
+        if name.startswith("execve"):
+            # git looks through the work tree, for whoever starts it: what it reads is nobody's input.
+            (self._looking.add if os.path.basename(paths[0]) == "git" else self._looking.discard)(pid)
+        elif name == "chdir":
             self._folders[pid] = paths[0]
         elif name in ("open", "openat", "openat2", "creat"):
-            self._open(paths[0], "O_CREAT|O_WRONLY|O_TRUNC" if name == "creat" else arguments, _text(opened))
+            flags = "O_CREAT|O_WRONLY|O_TRUNC" if name == "creat" else arguments
+            if not (pid in self._looking and "O_WRONLY" not in flags and "O_RDWR" not in flags):
+                self._open(paths[0], flags, _text(opened))
         elif name.startswith("rename") and len(paths) == 2:
             self._into.moved(*paths)
         elif name.startswith("link") and len(paths) == 2:
@@ -122,8 +130,8 @@ class _Reader:
             self._into.opened(paths[0])
 
     def _open(self, path: str, flags: str, real: str) -> None:
-        if "O_DIRECTORY" in flags or "O_PATH" in flags:
-            return
+        if "O_DIRECTORY" in flags or "O_PATH" in flags or ("O_NOFOLLOW" in flags and "O_NONBLOCK" in flags):
+            return  # a folder, a mere name, or the recorder's own look at a file of the work tree
         if not any(word in flags for word in ("O_WRONLY", "O_RDWR")):
             self._into.read(path)
         elif "O_TRUNC" in flags or "O_EXCL" in flags:

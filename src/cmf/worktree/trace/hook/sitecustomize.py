@@ -9,6 +9,8 @@ import sys
 
 _VARIABLE = "CMF_TRACE"
 _WRITES = os.O_WRONLY | os.O_RDWR
+_LOOKS = os.O_NOFOLLOW | os.O_NONBLOCK
+"""How the recorder opens files of the work tree that it only looks at."""
 
 
 def install(log: str) -> None:
@@ -34,7 +36,7 @@ def install(log: str) -> None:
     def heard(event: str, values: tuple) -> None:  # type: ignore[type-arg]
         if event == "open":
             path, _, flags = values
-            if not isinstance(path, (str, bytes)) or path == log:
+            if not isinstance(path, (str, bytes)) or path == log or flags & _LOOKS == _LOOKS:
                 return
             if flags & os.O_TRUNC or flags & os.O_EXCL:
                 note(b"w", path)
