@@ -61,7 +61,8 @@ def run(
         command=list(command),
     )
     place = config.place(Path.cwd(), override=environment.dir).absolute()
-    launch.announce(place, run.id)
+    if run.rank == 0:  # another rank must not take the birth from it
+        launch.announce(place, run.id)
     handle, told = tempfile.mkstemp(prefix="cmf-")
     os.close(handle)
     ours = {

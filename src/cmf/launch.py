@@ -46,13 +46,15 @@ SKEW_SECONDS = 60.0
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Which execution a process writes, in which attempt and as which rank.
 
-    ``first``: it writes the birth. ``problem`` says why it shares no execution although it was started among others.
+    ``first``: it writes the birth. ``heir``: it does so at its end if nobody has by then. ``problem`` says why it
+    shares no execution although it was started among others.
     """
 
     id: str
     attempt: str
     rank: int = 0
     first: bool = True
+    heir: bool = False
     problem: str = ""
 
 
@@ -112,6 +114,11 @@ def announce(folder: Path, id_: str) -> None:
     _first(folder / FOLDER, id_)
 
 
+def inherits(folder: Path, id_: str) -> bool:
+    """Tell whether an execution that ends has no birth yet: whoever asks first is to write it."""
+    return _first(folder / FOLDER, id_)
+
+
 def _alone(problem: str = "") -> Place:
     return Place(id=uuid7(clocks.time_ns()), attempt=_attempt(1), problem=problem)
 
@@ -128,7 +135,8 @@ def _given(folder: Path, environment: config.Environment, started: launcher.Laun
     rank = started.rank if started else 0
     turn, restarts = (started.turn, started.restarts) if started else ((), 0)
     attempt = environment.attempt or f"{restarts + 1}-{_digest(id_, *turn)[:8]}"
-    return Place(id=id_, attempt=attempt, rank=rank, first=rank == 0 and _first(folder / FOLDER, id_))
+    first = rank == 0 and _first(folder / FOLDER, id_)
+    return Place(id=id_, attempt=attempt, rank=rank, first=first, heir=rank != 0)
 
 
 def _first(folder: Path, id_: str) -> bool:
@@ -157,7 +165,8 @@ class _Claims:
             return self._taken(rank)
         id_ = _uuid8(self.key)
         attempt = f"{self.started.restarts + 1}-{self.turn}"
-        return Place(id=id_, attempt=attempt, rank=rank, first=rank == 0 and _first(self.folder, id_))
+        first = rank == 0 and _first(self.folder, id_)
+        return Place(id=id_, attempt=attempt, rank=rank, first=first, heir=rank != 0)
 
     def published(self) -> Place:
         """Publish an execution as rank 0; take what rank 0 publishes as any other."""

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from time import time_ns
@@ -44,7 +44,17 @@ class Run:
     """
 
     def __init__(
-        self, recorder: Recorder, scope: str, id: str, *, name: str, attempt: str, rank: int, first: bool, system: bool
+        self,
+        recorder: Recorder,
+        scope: str,
+        id: str,
+        *,
+        name: str,
+        attempt: str,
+        rank: int,
+        first: bool,
+        system: bool,
+        inherits: Callable[[], bool] | None = None,
     ) -> None:
         self._recorder = recorder
         self.scope = scope
@@ -54,6 +64,8 @@ class Run:
         self.rank = rank
         self.node = model.execution_node(scope, id)
         self._first = first
+        self._inherits = inherits
+        self._birth: model.Execution | None = None
         self._tells_system = system
         self._points: dict[tuple[Any, ...], Points] = {}
         self._written: dict[tuple[str, ...], int] = {}
@@ -352,18 +364,18 @@ class Run:
     def start(self, *, command: Sequence[str], params: Mapping[str, Any], parent: str, author: str) -> None:
         """Record the birth and that it is running: `run` has done so for every run it returns."""
         recorder = self._recorder
-        if self._first:
-            self._write(
-                model.Execution(
-                    id=self.id,
-                    name=self.name,
-                    command=_words(command),
-                    started=recorder.now(),
-                    params=self._kept_params(params),
-                    parent=parent,
-                    author=author,
-                )
+        if self._first or self._inherits is not None:
+            self._birth = model.Execution(
+                id=self.id,
+                name=self.name,
+                command=_words(command),
+                started=recorder.now(),
+                params=self._kept_params(params),
+                parent=parent,
+                author=author,
             )
+        if self._first and self._birth is not None:
+            self._write(self._birth)
         self._property(f"status/{self.attempt}/{self.rank}", {"status": "running"})
         recorder.started(self)
         self._command = list(command)
@@ -442,6 +454,9 @@ class Run:
 
     def _end(self, status: str, exit: int | None, signal: int | None, error: Mapping[str, Any] | None) -> None:
         self.finished = True
+        # Rank 0 may never have come: an execution without a birth would not be listed.
+        if self._birth is not None and self._inherits is not None and self._inherits():
+            self._write(self._birth)
         t = self._recorder.now()
         value = {"status": status, "ended": t, "exit": exit, "signal": signal, "error": error}
         value = {key: found for key, found in value.items() if found is not None}

@@ -48,12 +48,12 @@ def run(
     environment = config.environment()
     above = parent.node if isinstance(parent, Run) else parent or environment.parent
     _check_start(scope, params, name, author, above, rank)
-    where = config.place(Path.cwd(), override=environment.dir)
+    where = config.place(Path.cwd(), override=environment.dir).absolute()
     full = launch.scope(scope, where.parent)
     if environment.off:
         fresh = launch.uuid7(clocks.time_ns())
         return _Off(full, fresh, name or launch.two_words(fresh))
-    recorder = recorders.of(where.absolute(), environment)
+    recorder = recorders.of(where, environment)
     environment = launch.within(where, environment, full, rank, named=bool(scope) or resume is not None)
     above = above or environment.parent
     joins = bool(environment.scope and environment.execution)
@@ -67,16 +67,18 @@ def run(
         place = launch.place(where, environment, full, rank)
     if place.problem:
         recorder.drop(place.problem)
+    heir = place.heir and not joins  # `cmf run` itself is the heir of what it started
     made = Run(
         *(recorder, full, place.id),
         name=name or launch.two_words(place.id),
         attempt=place.attempt,
         rank=place.rank,
         first=place.first,
+        inherits=(lambda: launch.inherits(where, place.id)) if heir else None,
         system=system and environment.system and recorder.config.system,
     )
     sees = recorder.config.see_params if see_params is None else see_params
-    seen = _seen(recorder) if sees and place.first and command is None else {}
+    seen = _seen(recorder) if sees and (place.first or heir) and command is None else {}
     made.start(
         command=list(command if command is not None else sys.argv),
         params={**seen, **(params or {})},

@@ -219,3 +219,26 @@ def test_a_process_learns_from_its_environment_what_it_is_a_part_of(
     with cmf.run("team/sweep") as sweep:
         said(started(tmp_path, {"CMF_PARENT": sweep.node}))
     assert sorted(view.parent for view in executions(tmp_path)) == ["", sweep.node]
+
+
+@pytest.mark.parametrize("env", [SLURM, {"CMF_EXECUTION": "0192f0c1-2d3e-8f4a-8b5c-6d7e8f901234"}], ids=["srun", "id"])
+def test_if_rank_0_never_records_another_rank_records_the_birth_at_its_end_once(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    text = 'import cmf\nwith cmf.run("team/train", params={"lr": 0.1}) as run: run.metrics({f"seen{run.rank}": 1})'
+    made = [started(tmp_path, env | {"SLURM_PROCID": str(rank), "CMF_RANK": str(rank)}, text) for rank in (1, 2)]
+    for process in made:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    (view,) = executions(tmp_path)
+    assert (view.known, view.status, view.conflict, view.params) == (True, "finished", False, {"lr": 0.1})
+    assert set(view.metrics) == {"seen1", "seen2"}
+
+
+def test_under_cmf_run_too_one_rank_records_the_birth(tmp_path: Path) -> None:
+    for rank in (1, 0):
+        command = [sys.executable, "-m", "cmf", "run", "--scope", "team/train", "--name", f"by-{rank}", "--", "true"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | SLURM | {"SLURM_PROCID": str(rank)})
+        assert process.wait(timeout=60) == 0
+    (view,) = executions(tmp_path)
+    assert (view.known, view.conflict) == (True, False)

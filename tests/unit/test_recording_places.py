@@ -110,7 +110,7 @@ def test_an_execution_fails_if_one_of_its_processes_does(tmp_path: Path) -> None
     assert (found.status, found.exit) == ("failed", 4)
 
 
-def test_a_process_that_shares_no_id_records_an_execution_of_its_own(tmp_path: Path) -> None:
+def test_a_rank_whose_rank_0_never_runs_records_the_execution_whole(tmp_path: Path) -> None:
     script(tmp_path, RECORD, env={"CMF_RANK": "1"})
     (found,) = executions(tmp_path)
     assert (found.known, found.status, found.metrics) == (True, "finished", {"f1": 0.5})
