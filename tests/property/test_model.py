@@ -1,3 +1,4 @@
+import hmac
 import math
 from array import array
 from collections.abc import Callable
@@ -5,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -154,6 +156,63 @@ def test_sealed_records_arrive_over_the_wire_byte_for_byte(found: list[records.P
     made = segment.from_wire(segment.to_wire(segment.seal(genesis.hash, genesis.hash, 1, salted, KEY, now=2)))
     assert [(id_, data) for id_, data, _ in segment.check_body(made)] == [(id_, data) for id_, data, _ in salted]
     assert signing.verify(KEY.public, segment.signing_payload(made.header), made.signature)
+
+
+# ---- the salt ----------------------------------------------------------------------------------------------------
+
+NAMES = TEXT | st.sampled_from([',"size":', ',"subject":', ',"t":1', ',"to":"', ',"started":', "\\", '"', ',"salt":""'])
+FREE = st.dictionaries(NAMES, SHALLOW.map(encoding.to_value) | NAMES | st.dictionaries(NAMES, NAMES), max_size=3)
+NATURAL = st.integers(0, 2**53)
+DRAFTS = st.one_of(
+    ITEMS,
+    st.builds(records.Property, subject=NAMES, key=NAMES, value=FREE, t=NATURAL),
+    st.builds(records.Link, source=NAMES, rel=NAMES, to=NAMES),
+    st.builds(
+        records.Event,
+        execution=NAMES,
+        direction=st.sampled_from(["input", "output"]),
+        artifact=NAMES,
+        path=NAMES | st.dictionaries(st.just("$b"), NAMES, min_size=1),
+        type=NAMES,
+        role=NAMES,
+        name=NAMES,
+        size=st.none() | NATURAL,
+        attributes=FREE,
+        t=NATURAL,
+    ),
+    st.builds(
+        records.Execution,
+        id=NAMES,
+        name=NAMES,
+        command=st.lists(NAMES, max_size=3),
+        started=NATURAL,
+        params=FREE,
+        parent=NAMES,
+        author=NAMES,
+    ),
+    st.builds(
+        records.Series,
+        execution=NAMES,
+        names=st.lists(NAMES, max_size=3),
+        attempt=NAMES,
+        rank=NATURAL,
+        first=NATURAL,
+        rows=NATURAL,
+        steps=st.tuples(NATURAL, NATURAL),
+        times=st.tuples(NATURAL, NATURAL),
+        object=NAMES,
+        size=NATURAL,
+        stats=st.lists(st.builds(records.Stats, SHALLOW.map(encoding.to_value), *[st.none()] * 3, NATURAL), max_size=2),
+    ),
+)
+
+
+@given(DRAFTS, st.binary(max_size=80))
+def test_a_salted_record_is_spelled_as_one_that_is_encoded_with_its_salt(draft: records.Record, secret: bytes) -> None:
+    salt = hmac.digest(secret, encoding.encode(draft), "sha256")[: records.SALT_BYTES].hex()
+    id_, data = records.salted(draft, secret)
+    assert data == encoding.encode(draft) == encoding.encode({**msgspec.json.decode(data), "salt": salt})
+    assert id_ == digests.sha256(data)
 
 
 # ---- series ------------------------------------------------------------------------------------------------------
