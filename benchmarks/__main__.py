@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
-from benchmarks.workloads import data, lineage, record, start, sync, writers
+from benchmarks.workloads import data, lineage, record, series, start, sync, training, writers
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
 PEERS = {
     "mlmd": ("ml-metadata", "1.17.1", ("start", "executions", "ancestors")),
-    "mlflow": ("mlflow", "3.17.2", ("start", "executions")),
+    "mlflow": ("mlflow", "3.17.2", ("start", "executions", "series")),
+    "trackio": ("trackio", "0.43.0", ("start", "executions", "series")),
 }
 
 
@@ -54,7 +55,7 @@ def main(words: list[str]) -> int:
 def bench(*, tiny: bool) -> dict[str, Any]:
     """Measure every workload of our own."""
     figures: dict[str, list[float]] = {}
-    for module in (start, record, data, sync, lineage, writers):
+    for module in (start, record, training, data, sync, lineage, writers, series):
         figures |= _timed(module.__name__.rpartition(".")[2], module.measure, tiny=tiny)
     return {"figures": figures}
 
@@ -73,6 +74,7 @@ def peers(*, tiny: bool) -> dict[str, Any]:
     ours: tuple[tuple[str, Measure], ...] = (
         ("start", start.start),
         ("executions", record.executions_only),
+        ("series", record.steps_only),
         ("ancestors", lineage.measure),
     )
     for label, work_of_ours in ours:
@@ -83,7 +85,7 @@ def peers(*, tiny: bool) -> dict[str, Any]:
 def _peer(name: str, part: str, python: Path, *, tiny: bool) -> dict[str, list[float]]:
     """Do one part with a peer, as often as we do it ourselves."""
     figures: dict[str, list[float]] = {}
-    for _ in range(work.sizes(tiny=tiny).repeats if part == "executions" else 1):
+    for _ in range(work.sizes(tiny=tiny).repeats if part in ("executions", "series") else 1):
         with processes.empty_folder() as folder:
             found = processes.part(f"benchmarks.peers.{name}", part, folder, tiny=tiny, python=python)
         for key, values in found.items():

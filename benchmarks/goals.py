@@ -29,6 +29,8 @@ GOALS = (
     Goal("points", "W3", "300,000 points of step metrics, until durable", "points/s", 1_500_000, rate=True),
     Goal("read_values", "W3", "read one series of 100,000 back: step and value", "ms", 12),
     Goal("read_times", "W3", "read it back with times", "ms", 30),
+    Goal("loop_slow", "W3", "a loop of 1 ms a step with `run.log` of 3 names, to one without: wall time", "×", 1.03),
+    Goal("loop_slow_processor", "W3", "the same: processor time of all threads", "×", 1.03),
     Goal("data_large", "W4", "version 1 GiB, durable: times as long as `cp` and fsync", "×", 1.25),
     Goal("data_large_again", "W4", "version it again, unchanged", "ms", 5),
     Goal("data_many", "W4", "version 10,000 files of 10 KiB, durable", "s", 0.6),
@@ -47,14 +49,39 @@ GOALS = (
     Goal("recorded", "W11", "64 processes x 10,000 records at once: recorded", "records/s", 300_000, rate=True),
     Goal("committed", "W11", "the same, committed as truth by one collector", "records/s", 120_000, rate=True),
     Goal("folded", "W11", "the same, folded", "records/s", 40_000, rate=True),
+    Goal("mass_points", "W12", "1.02 × 10^8 noisy points in 34 runs of three names", "points/s", 1_000_000, rate=True),
+    Goal("mass_bytes", "W12", "what is stored of them in all", "bytes/point", 7.5),
+    Goal("mass_bytes_alone", "W12", "the same of one name alone, 10^6 points", "bytes/point", 9),
+    Goal("chart_first", "W12", "a chart of 10^6 points of that store, the first time", "ms", 200),
+    Goal("chart_again", "W12", "the same chart again", "ms", 200),
 )
 
+PEER_GOALS = (
+    Goal(
+        "peer_points",
+        "W3",
+        "one run of 10,000 steps × 3 metrics, one call a step, until durable",
+        "points/s",
+        0,
+        rate=True,
+    ),
+    Goal("peer_read", "W3", "one series of these read back", "ms", 0),
+)
+"""What is measured beside peers alone, since they would take minutes for our own sizes. Without a goal."""
+
 UNGOALED = {
+    "loop_fast": "× as long does a loop of 10 µs a step take with `run.log` of 3 names, wall time (W3)",
+    "loop_fast_processor": "× the same, processor time of all threads (W3)",
+    "mass_alone": "points/s of one name alone (W12)",
+    "mass_memory": "MiB of memory that one run of 3 × 10^6 points takes (W12)",
     "data_large_copy": "s for `cp` and fsync of 1 GiB (W4)",
+    "data_large_hash": "s for `sha256sum` of that copy (W4)",
     "data_many_copy": "s for `cp -r` and sync of 10,000 files of 10 KiB (W4)",
+    "data_many_hash": "s for `sha256sum` of these copies (W4)",
     "data_small": "s to version 200,000 files of 1 KiB (W4)",
     "data_small_again": "s to version them again, unchanged (W4)",
     "data_small_copy": "s for `cp -r` and sync of them (W4)",
+    "data_small_hash": "s for `sha256sum` of these copies (W4)",
     "data_small_memory": "MiB of memory that versioning them takes (W4)",
     "push_first_bytes": "kB on the wire of the first push (W5)",
     "pull_all_bytes": "kB on the wire of a first pull (W6)",
@@ -69,5 +96,13 @@ WHY = {
     "layered_walk": "an input without a recorded origin is joined by content, and each of the 12,000 steps of this "
     "graph is judged in Python (sole producer, pipeline, size) after the database has found it.",
     "layered_views": "3,650 executions with 25,000 events are decoded into views, of which a page shows a few.",
+    "recorded": "each record is encoded in Python in the process that made it; 64 processes share the cores there are, "
+    "so two cores give twice what one Python process can.",
+    "committed": "one collector, one Python process, one writer of the database: each frame is read, checked, decoded "
+    "and put in the log there.",
+    "folded": "the same process applies each record to the tables in turn, since a record means what came before it.",
+    "mass_points": "each row is a call in Python, then a frame of the journal, which is decoded and packed once more "
+    "when it is collected, all on one core.",
+    "chart_first": "the first chart of a run decodes all of its chunks once and keeps a thinned form of each.",
 }
 """Why a goal may be missed, said beneath the table where it is."""

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.anchors import ANCHORS, DATE
-from benchmarks.goals import GOALS, UNGOALED, WHY, Goal
+from benchmarks.goals import GOALS, PEER_GOALS, UNGOALED, WHY, Goal
 from benchmarks.machine import FLOOR
 
 Figures = Mapping[str, Sequence[float]]
 
-NAMES = {"mlmd": "ML Metadata", "mlflow": "MLflow"}
+NAMES = {"mlmd": "ML Metadata", "mlflow": "MLflow", "trackio": "Trackio"}
 PEER_WORK = {
     "recorder_time": "import, ready to record, above the bare interpreter",
     "recorder_memory": "the same, memory",
@@ -26,7 +26,10 @@ PEER_NOTES = """\
 W2 is not the same amount of work everywhere. CMF hashes both files, keeps their bytes, and records code and
 environment. ML Metadata keeps no files: they are hashed for it, and nothing else. MLflow copies the files without
 hashing them. W7 is asked of ML Metadata layer by layer through its getters; its own
-call for lineage ends after a hundred hops. MLflow has no lineage to ask for."""
+call for lineage ends after a hundred hops. MLflow and Trackio have no lineage to ask for. Trackio's
+executions are params and metrics alone, without files. In W3 all log one row a call. CMF and Trackio are timed until
+the run is finished, MLflow until the last call has returned, since each commits. Read back is one name: MLflow gives
+an object a point, Trackio all three metrics of every row, for it has no other way. ML Metadata has no step metrics."""
 
 
 def number(value: float) -> str:
@@ -90,10 +93,11 @@ def _peers(part: Mapping[str, Any]) -> list[str]:
     figures: Mapping[str, Figures] = part["figures"]
     peers = [name for name in figures if name != "cmf"]
     rows = []
-    for goal in GOALS:
-        if goal.id not in PEER_IDS or goal.key in ("import_time", "import_memory"):
+    shown = [goal for goal in GOALS if goal.id in PEER_IDS and goal.key not in ("import_time", "import_memory")]
+    for goal in sorted((*shown, *PEER_GOALS), key=lambda goal: goal.id):
+        ours = figures["cmf"].get(goal.key)
+        if not ours:
             continue
-        ours = figures["cmf"][goal.key]
         row = [goal.id, PEER_WORK.get(goal.key, goal.workload), goal.unit, measured(ours)]
         for name in peers:
             theirs = figures[name].get(goal.key)

@@ -34,6 +34,12 @@ class Sizes:
     large_mib: int
     many: int
     small: int
+    runs: int
+    run_steps: int
+    loop_pairs: int
+    loop_slow: int
+    loop_fast: int
+    peer_steps: int
 
 
 FULL = Sizes(
@@ -54,6 +60,12 @@ FULL = Sizes(
     large_mib=1024,
     many=10_000,
     small=200_000,
+    runs=34,
+    run_steps=1_000_000,
+    loop_pairs=5,
+    loop_slow=5_000,
+    loop_fast=200_000,
+    peer_steps=10_000,
 )
 TINY = Sizes(
     starts=2,
@@ -73,6 +85,12 @@ TINY = Sizes(
     large_mib=20,
     many=100,
     small=200,
+    runs=2,
+    run_steps=3_000,
+    loop_pairs=1,
+    loop_slow=20,
+    loop_fast=500,
+    peer_steps=50,
 )
 FAN_IN = (0, 7, 31)
 """Which artifacts of the layer before an execution reads, counted from its own place on."""

@@ -1,4 +1,4 @@
-"""W1 and W2 with MLflow on its SQLite store. It copies files and hashes none; it has no lineage to ask for (W7)."""
+"""W1, W2 and W3 with MLflow on its SQLite store. It copies files and hashes none; it has no lineage to ask for (W7)."""
 
 from __future__ import annotations
 
@@ -47,5 +47,32 @@ def executions(*, tiny: bool) -> dict[str, list[float]]:
     return {"execution": taken, "execution_mean": [sum(taken) / count]}
 
 
+def series(*, tiny: bool) -> dict[str, list[float]]:
+    """Log the steps of one run, one call a step, which returns when they are kept; then read one name back."""
+    import mlflow
+
+    size = work.sizes(tiny=tiny)
+    rows = work.rows(size.peer_steps)
+    here = Path.cwd()
+    mlflow.set_tracking_uri(f"sqlite:///{here / 'store.db'}")
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("bench", artifact_location=(here / "kept").as_uri()))
+    with mlflow.start_run():
+        mlflow.log_metrics(rows[0], step=0)  # what is loaded once is loaded
+    with mlflow.start_run() as run:
+        started = time.perf_counter()
+        for step, row in enumerate(rows):
+            mlflow.log_metrics(row, step=step)
+        taken = time.perf_counter() - started
+    found: dict[str, list[float]] = {"peer_points": [3 * len(rows) / taken], "peer_read": []}
+    client = mlflow.MlflowClient()
+    for _ in range(size.repeats):
+        started = time.perf_counter()
+        values = [point.value for point in client.get_metric_history(run.info.run_id, "loss")]
+        found["peer_read"].append(1000 * (time.perf_counter() - started))
+        if sorted(values) != sorted(row["loss"] for row in rows):
+            raise RuntimeError("The series came back other than it was logged.")
+    return found
+
+
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"start": start, "executions": executions})
+    processes.serve_parts(sys.argv, {"start": start, "executions": executions, "series": series})

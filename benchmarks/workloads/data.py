@@ -38,26 +38,39 @@ def large(*, tiny: bool) -> dict[str, list[float]]:
             for _ in range(work.sizes(tiny=tiny).large_mib):
                 file.write(chance.randbytes(1 << 20))
             os.fsync(file.fileno())
-    copied = _copied(path)
+    copied, hashed = _copied(path)
     cold, again, _ = _versioned(path)
-    return {"data_large": [cold / copied], "data_large_again": [1000 * again], "data_large_copy": [copied]}
+    return {
+        "data_large": [cold / copied],
+        "data_large_again": [1000 * again],
+        "data_large_copy": [copied],
+        "data_large_hash": [hashed],
+    }
 
 
 def many(*, tiny: bool) -> dict[str, list[float]]:
     """Version a folder of files of 10 KiB."""
     folder = _files(work.sizes(tiny=tiny).many, 10 << 10)
     cold, again, _ = _versioned(folder)
-    return {"data_many": [cold], "data_many_again": [again], "data_many_copy": [_copied(folder)]}
+    copied, hashed = _copied(folder)
+    return {
+        "data_many": [cold],
+        "data_many_again": [again],
+        "data_many_copy": [copied],
+        "data_many_hash": [hashed],
+    }
 
 
 def small(*, tiny: bool) -> dict[str, list[float]]:
     """Version a folder of very many files of 1 KiB."""
     folder = _files(work.sizes(tiny=tiny).small, 1 << 10)
     cold, again, memory = _versioned(folder)
+    copied, hashed = _copied(folder)
     return {
         "data_small": [cold],
         "data_small_again": [again],
-        "data_small_copy": [_copied(folder)],
+        "data_small_copy": [copied],
+        "data_small_hash": [hashed],
         "data_small_memory": [memory],
     }
 
@@ -93,8 +106,8 @@ def _versioned(path: Path) -> tuple[float, float, float]:
     return taken[0], taken[1], _resident() - before
 
 
-def _copied(path: Path) -> float:
-    """Return the seconds that `cp` and a sync of what it wrote take."""
+def _copied(path: Path) -> tuple[float, float]:
+    """Return the seconds of `cp` with a sync of what it wrote, and those of `sha256sum` over the copy after it."""
     target = Path("copy")
     started = time.perf_counter()
     subprocess.run(("cp", "-r", path, target), check=True)
@@ -103,9 +116,13 @@ def _copied(path: Path) -> float:
             os.fsync(file.fileno())
     else:
         os.sync()  # what anybody would do who copies ten thousand files
-    taken = time.perf_counter() - started
+    copied = time.perf_counter() - started
+    started = time.perf_counter()
+    hashing = ("find", target, "-type", "f", "-exec", "sha256sum", "{}", "+")
+    subprocess.run(hashing, check=True, stdout=subprocess.DEVNULL)
+    hashed = time.perf_counter() - started
     subprocess.run(("rm", "-r", target), check=True)
-    return taken
+    return copied, hashed
 
 
 def _resident() -> float:

@@ -22,6 +22,11 @@ def executions_only(*, tiny: bool) -> dict[str, list[float]]:
     return _repeated("executions", tiny=tiny)
 
 
+def steps_only(*, tiny: bool) -> dict[str, list[float]]:
+    """Return the figures of W3 at the size that peers do: one run, one name read back."""
+    return _repeated("steps", tiny=tiny)
+
+
 def _repeated(name: str, *, tiny: bool) -> dict[str, list[float]]:
     """Do one part some times over, each in a process and a repository of its own."""
     found: dict[str, list[float]] = {}
@@ -63,6 +68,33 @@ def executions(*, tiny: bool) -> dict[str, list[float]]:
     return {"execution": taken, "execution_mean": [sum(taken) / count]}
 
 
+def steps(*, tiny: bool) -> dict[str, list[float]]:
+    """Log as many steps as the peers do until they are durable, then read one name back with its times."""
+    import cmf
+
+    size = work.sizes(tiny=tiny)
+    rows = work.rows(size.peer_steps)
+    with cmf.run("bench/warm") as run:
+        run.log(rows[0])  # what is loaded once is loaded, and code and environment are captured
+    with cmf.run("bench/train") as run:
+        started = time.perf_counter()
+        for step, row in enumerate(rows):
+            run.log(row, step=step)
+        run.finish()
+        taken = time.perf_counter() - started
+    found: dict[str, list[float]] = {"peer_points": [3 * len(rows) / taken], "peer_read": []}
+    with cmf.open() as repo:
+        (view,) = (view for view in repo.executions() if view.scope == "bench/train")
+        for _ in range(size.repeats):
+            started = time.perf_counter()
+            points = repo.series(view, "loss")
+            held = len(points.times)  # decoded when they are asked for
+            found["peer_read"].append(1000 * (time.perf_counter() - started))
+            if held != len(rows) or list(points.values) != [row["loss"] for row in rows]:
+                raise RuntimeError("The series came back other than it was logged.")
+    return found
+
+
 def series(*, tiny: bool) -> dict[str, list[float]]:
     """Log the steps of one run until they are durable, then read one name back."""
     import cmf
@@ -90,4 +122,4 @@ def series(*, tiny: bool) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"executions": executions, "series": series})
+    processes.serve_parts(sys.argv, {"executions": executions, "series": series, "steps": steps})
