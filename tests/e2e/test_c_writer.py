@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tests.commands import script
 
 INCLUDE = Path(cmf.__file__).parent / "include"
 SOURCE = Path(__file__).parent / "writer.c"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "any-language.md"
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 COMPILERS = {
     "c": ("cc", "-std=c99", "-Wpedantic", *WARNINGS),
@@ -211,3 +213,35 @@ def test_the_header_lies_where_the_documentation_says(tmp_path: Path) -> None:
         [sys.executable, "-c", "import cmf, pathlib; print(pathlib.Path(cmf.__file__).parent / 'include')"], tmp_path
     )
     assert os.listdir(done.out.strip()) == ["cmf.h"]
+
+
+@pytest.mark.parametrize("compiler", ["cc -std=c99", "c++ -x c++ -std=c++11"])
+def test_the_program_on_the_page_does_what_it_says(tmp_path: Path, compiler: str) -> None:
+    (tmp_path / "train.c").write_text(block("c"))
+    (tmp_path / "sheep.csv").write_text("1\n")
+    start([*compiler.split(), f"-I{INCLUDE}", "train.c", "-o", "train"], tmp_path)
+    command(tmp_path, "run", "--scope", "farm/train", "--", "./train")
+    with cmf.open(tmp_path) as here:
+        (view,) = here.executions()
+        assert view.params["optimizer"] == "adam"
+        assert view.metrics["final loss"] == 0.001
+        assert len(here.series(view, "accuracy")) == 1000
+
+
+def test_the_shell_steps_on_the_page_do_what_they_say(tmp_path: Path) -> None:
+    (tmp_path / "sheep.csv").write_text("b\na\n")
+    (tmp_path / "steps.sh").write_text(block("sh"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command(tmp_path, "run", "--scope", "farm/sort", "--", "sh", "-e", "steps.sh", env={"PATH": path})
+    with cmf.open(tmp_path) as here:
+        view = here.execution("sorted")
+        assert (view.params["threads"], view.params["codec"]) == (4, "zstd")
+        assert [use.path for use in view.inputs if use.type] == ["sheep.csv"]
+        assert view.metrics["rows"] == 3
+
+
+def block(language: str) -> str:
+    """Return the first block of the page in a language."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
