@@ -33,12 +33,21 @@ class Writer:
         self.store.add([(scope, id_, data)])
         return id_
 
-    def execution(self, scope: str, number: int, *, reads: tuple[str, ...] = (), writes: tuple[str, ...] = ()) -> str:
+    def execution(
+        self,
+        scope: str,
+        number: int,
+        *,
+        reads: tuple[str, ...] = (),
+        writes: tuple[str, ...] = (),
+        parent: str = "",
+    ) -> str:
         """Record a finished execution that reads and writes some files; return its node."""
         id_ = execution_id(number)
         node = model.execution_node(scope, id_)
         params = {"number": number, "lr": 0.1 * number}
-        self.add(scope, model.Execution(id=id_, name=f"run-{number}", started=1_000 + number, params=params))
+        birth = model.Execution(id=id_, name=f"run-{number}", started=1_000 + number, params=params, parent=parent)
+        self.add(scope, birth)
         sides: tuple[tuple[Literal["input", "output"], tuple[str, ...]], ...] = (("input", reads), ("output", writes))
         for direction, files in sides:
             for file in files:

@@ -123,6 +123,11 @@ class Repo:
             query = filters.parse(text, scopes=tuple(scopes), limit=1000, cursor=page.cursor)
             page = self.store.index.select(query)
 
+    def children(self, execution: str | views.Execution) -> list[views.Execution]:
+        """Return the executions that were started as parts of one, such as the runs of a sweep, newest first."""
+        view = execution if isinstance(execution, views.Execution) else self.execution(execution)
+        return [child for child in self.executions(f'parent = "{view.id}"') if child.parent == view.node]
+
     def artifacts(self, *, type: str = "", name: str = "") -> list[views.Artifact]:
         """Return artifacts by the type and name that events give them, newest first."""
         self.collect()

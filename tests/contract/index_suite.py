@@ -65,6 +65,25 @@ class IndexSuite:
                 break
         assert paged == [view.name for view in everything]
 
+    def test_children_are_found_by_what_names_their_parent(self, index: Index) -> None:
+        scopes = ("sweeps/*",)
+
+        def names(text: str) -> list[str]:
+            return [view.name for view in index.select(filters.parse(text, scopes=scopes)).executions]
+
+        parent = model.execution_node("sweeps/all", execution_id(500))
+        for text in (parent, execution_id(500), execution_id(500)[24:], "run-500"):
+            assert names(f'parent = "{text}"') == ["run-502", "run-501"]
+            assert names(f'parent != "{text}"') == ["run-500"]
+        assert names("parent = run-500 and params.number < 502") == ["run-501"]
+        assert names("parent = run-501") == []
+        assert names('parent = ""') == ["run-500"]
+        assert names('parent != ""') == ["run-502", "run-501"]
+        (child,) = index.select(filters.parse("name = run-501", scopes=scopes)).executions
+        assert child.parent == parent
+        with pytest.raises(UsageError, match="takes = or !="):
+            filters.parse("parent > run-500")
+
     def test_a_wrong_cursor_is_a_usage_error(self, index: Index) -> None:
         with pytest.raises(UsageError, match="cursor"):
             index.select(filters.parse("", cursor="elsewhere"))

@@ -18,6 +18,10 @@ def filled() -> Writer:
     writer = Writer("indexes", seed=7)
     chain(writer, "first", LENGTH)
     chain(writer, "second", 2)
+    sweep = writer.execution("sweeps/all", 500)
+    for number in (501, 502):
+        writer.execution("sweeps/one", number, parent=sweep)
+    writer.seal()
     return writer
 
 

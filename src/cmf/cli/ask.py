@@ -43,11 +43,12 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: s
     """List executions, newest first.
 
     FILTER is comparisons joined by 'and', over the fields id, name, scope, pipeline, stage, status, site, author,
-    started, duration, and over params.NAME and metrics.NAME:
+    parent, started, duration, and over params.NAME and metrics.NAME:
 
     \b
       cmf log 'metrics.f1 > 0.9 and params.lr < 1e-3 and stage = "train"'
       cmf log 'status = failed and started > 2026-11-01'
+      cmf log 'parent = my-sweep'
     """
     from cmf import repo
     from cmf.cli import render
@@ -106,9 +107,13 @@ def show(name: str, history: bool, diff: bool, series: str, points: int, as_json
         else:
             view = here.execution(name)
             names = here.series_names(view)
-            render.to_json({**brief(view), "series": names}) if as_json else showing.execution(
-                view, names, _machine(here, view)
-            )
+            children = here.page(f'parent = "{view.id}"', limit=showing.CHILDREN_MAX)
+            if as_json:
+                nodes = [child.node for child in children.executions]
+                render.to_json({**brief(view), "series": names, "children": nodes})
+            else:
+                showing.execution(view, names, _machine(here, view), _parent(here, view))
+                showing.children(children)
 
 
 @click.command()
@@ -175,6 +180,14 @@ def status(as_json: bool) -> None:
     with repo.open_repo() as here:
         found = here.status()
     render.to_json(found) if as_json else showing.status(found)
+
+
+def _parent(here: Repo, view: views.Execution) -> views.Execution | None:
+    """Return what an execution is a part of, if that is known here."""
+    try:
+        return here.execution(view.parent) if view.parent else None
+    except NotFoundError:
+        return None
 
 
 def _machine(here: Repo, view: views.Execution) -> dict[str, Any]:

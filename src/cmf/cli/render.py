@@ -135,6 +135,31 @@ def executions(found: Sequence[views.Execution]) -> Table:
     return table
 
 
+def children(found: Sequence[views.Execution]) -> Table:
+    """Return the table of an execution's children: each with the parameters in which they differ, and its metrics."""
+    names = sorted({name for view in found for name in view.params})
+    names = [name for name in names if len({repr(view.params.get(name)) for view in found}) > 1]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("child", "id", "status", "parameters that differ", "metrics"):
+        table.add_column(column, overflow="fold")
+    for view in found:
+        # Four of each: `cmf show` of the child tells all.
+        params = [f"{name}={number(view.params[name])}" for name in names if name in view.params]
+        metrics = [f"{name} {number(value)}" for name, value in view.metrics.items()]
+        table.add_row(
+            escape(view.name),
+            Text(short(view.id), style="yellow"),
+            status_text(view),
+            escape(_first_four(params)),
+            escape(_first_four(metrics)),
+        )
+    return table
+
+
+def _first_four(cells: Sequence[str]) -> str:
+    return "  ".join(cells[:4]) + (f"  +{len(cells) - 4}" if len(cells) > 4 else "")
+
+
 def _took(view: views.Execution) -> str:
     if view.heard is not None and view.started is not None and view.duration is None:
         return f"> {duration(max(view.heard - view.started, 0) / 1e6)}"

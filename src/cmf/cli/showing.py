@@ -17,13 +17,18 @@ from cmf.model import encoding
 from cmf.repo import Status
 from cmf.series import Points
 
+CHILDREN_MAX = 20
+"""How many children of an execution are shown with it."""
+
 CHART_WIDTH, CHART_HEIGHT = 72, 12
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """The bits of a braille character: two columns of four dots."""
 
 
-def execution(view: views.Execution, series: Sequence[str], machine: Mapping[str, object]) -> None:
-    """Write one execution, with the names of its series and the machine that it ran on."""
+def execution(
+    view: views.Execution, series: Sequence[str], machine: Mapping[str, object], parent: views.Execution | None = None
+) -> None:
+    """Write one execution, with the names of its series, the machine that it ran on and what it is a part of."""
     out = render.console()
     head = Text()
     head.append(view.name or "execution", style="bold").append(" · ")
@@ -38,7 +43,7 @@ def execution(view: views.Execution, series: Sequence[str], machine: Mapping[str
         + (f", took {render.duration(view.duration)}" if view.duration is not None else ""),
         "last heard": render.moment(view.heard),
         "command": " ".join(view.command),
-        "parent": view.parent,
+        "parent": f"{parent.name} · {render.short(parent.id)}" if parent and parent.known else view.parent,
         "attempts": ", ".join(view.attempts) if len(view.attempts) > 1 else "",
         "code": _code(view),
         **_repositories(view),
@@ -72,6 +77,17 @@ def execution(view: views.Execution, series: Sequence[str], machine: Mapping[str
     if series:
         out.print()
         out.print(f"  [dim]step metrics[/dim]  {escape(', '.join(series))}")
+
+
+def children(page: views.Page) -> None:
+    """Write the newest children of an execution with the parameters that differ among them."""
+    if not page.executions:
+        return
+    out = render.console()
+    out.print()
+    out.print(render.children(page.executions))
+    if page.cursor:
+        out.print(f"  [dim]the newest {len(page.executions)}; 'cmf log' with parent = … lists them all[/dim]")
 
 
 def columns(points: Points) -> dict[str, list[Any]]:

@@ -2,7 +2,7 @@
 
 A filter is comparisons joined by ``and``: a field, ``params.NAME`` or ``metrics.NAME``; one of ``= != < <= > >=``; a
 number, a quoted or bare word, true or false. ``started`` compares with a date (``2026-11-23`` or
-``2026-11-23T10:00``, UTC); ``duration`` is in seconds.
+``2026-11-23T10:00``, UTC); ``duration`` is in seconds. ``parent`` is an execution's id, its first digits, or its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from cmf.errors import UsageError
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">="]
-FIELDS = ("id", "name", "scope", "pipeline", "stage", "status", "site", "author", "started", "duration")
+FIELDS = ("id", "name", "scope", "pipeline", "stage", "status", "site", "author", "parent", "started", "duration")
 NUMBERS = ("started", "duration")
 PAGE_MAX = 10_000
 CONDITIONS_MAX = 32
@@ -92,6 +92,8 @@ def _condition(text: str, field: str, operator: str, value: tuple[str, str]) -> 
     family, _, name = field.partition(".")
     if not (field in FIELDS or (family in ("params", "metrics") and name)):
         raise _wrong(text, f"'{field}' is not a field")
+    if field == "parent" and operator not in ("=", "!="):
+        raise _wrong(text, "'parent' takes = or !=")
     assert operator in ("=", "!=", "<", "<=", ">", ">=")
     return Condition(field, operator, _value(text, field, value))  # type: ignore[arg-type]  # checked just above
 

@@ -143,6 +143,7 @@ def executions(batch: Batch) -> None:
                 *(e, s, record.id, record.id[24:], record.started, record.name),
                 *(record.author or registers.user(process), status.state, status.ended, registers.site(process)),
                 *(births[e][0][0], int(len({content for _, content, _ in births[e]}) > 1)),
+                parent[1] if (parent := model.split_execution(record.parent)) else "",
                 batch.hidden_execution(scope, keys[e]),
             )
         )
@@ -153,8 +154,8 @@ def executions(batch: Batch) -> None:
             )
     connection.executemany("DELETE FROM execution WHERE e = ?", [(e,) for e in sorted(before)])
     connection.executemany(
-        "INSERT INTO execution (e, s, id, short, started, name, author, status, ended, site, record, conflict, hidden) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO execution (e, s, id, short, started, name, author, status, ended, site, record, conflict, parent, "
+        "hidden) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
     connection.executemany(

@@ -237,9 +237,9 @@ class SqlIndex:
             yield None, Place(fence[0], fence[1], "")
 
     def _postings(self, connection: Connection, selection: Selection) -> list[int] | None:
-        """Return the executions of the most selective register condition, or None if each has too many."""
+        """Return the executions of the most selective condition with postings, or None if each has too many."""
         best: list[int] | None = None
-        for condition in selection.registers:
+        for condition in selection.posting:
             sql, arguments = selection.posted(condition)
             found = [e for (e,) in connection.execute(sql, arguments)]
             if len(found) <= POSTINGS_MAX and (best is None or len(found) < len(best)):

@@ -131,6 +131,8 @@ class Postgres:
             if row is None:
                 connection.execute("INSERT INTO turn (taken, version) VALUES (0, %s)", (schema.VERSION,))
                 self.create(_Spelling(connection), schema.TRUTH + schema.DERIVED)
+            elif row[0] < schema.VERSION:  # only the derived tables differ, which `SqlStore` folds again
+                connection.execute("UPDATE turn SET version = %s", (schema.VERSION,))
             elif row[0] > schema.VERSION:
                 raise UnsupportedError(
                     f"The database's schema '{self._within}' has format version {row[0]}; "

@@ -7,10 +7,15 @@ tables name nodes by integers (table ``node``), which never leave the database. 
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
+"""The database's format. 2: an execution's parent is a column."""
+
+DERIVED_VERSION = "2"
+"""What `meta` says of the derived tables; those of another version are folded again from the truth."""
 
 TRUTH = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL){compact}",
+    f"INSERT INTO meta (key, value) VALUES ('derived', '{DERIVED_VERSION}')",
     """CREATE TABLE stream (
         s {serial}, stream {blob} NOT NULL UNIQUE, scope TEXT NOT NULL, site TEXT NOT NULL, writer {blob} NOT NULL,
         own INTEGER NOT NULL)""",
@@ -40,7 +45,8 @@ DERIVED = (
     """CREATE TABLE execution (
         e INTEGER PRIMARY KEY, s INTEGER NOT NULL, id TEXT NOT NULL, short TEXT NOT NULL, started INTEGER NOT NULL,
         name TEXT NOT NULL, author TEXT NOT NULL, status TEXT NOT NULL, ended INTEGER, site TEXT NOT NULL,
-        record {blob} NOT NULL, conflict INTEGER NOT NULL, hidden INTEGER NOT NULL)""",
+        record {blob} NOT NULL, conflict INTEGER NOT NULL, parent TEXT NOT NULL, hidden INTEGER NOT NULL)""",
+    "CREATE INDEX execution_parent ON execution (parent, started) WHERE parent <> ''",
     "CREATE INDEX execution_time ON execution (started, id)",
     "CREATE INDEX execution_scope ON execution (s, started, id)",
     "CREATE INDEX execution_short ON execution (short)",

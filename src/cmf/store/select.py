@@ -6,16 +6,21 @@ after a budget of rows, so that no filter can hold a hub: the page then says tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cmf.errors import UsageError
 from cmf.graph.filter import Condition, Query
+from cmf.model import records as model
 from cmf.model.exchange import View
 from cmf.store.dialect import EACH, array
 
 POSTINGS_MAX = 3_000
 SCAN_ROWS = 200_000
+
+_SHORT_DIGITS = 12
+_SHORT = re.compile(r"[0-9a-f]{4,12}")
 
 _COLUMNS = {"id": "x.id", "name": "x.name", "status": "x.status", "site": "x.site", "author": "x.author"}
 _SQL_OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
@@ -30,7 +35,7 @@ class Selection:
         self.arguments: list[Any] = []
         for condition in query.conditions:
             self._add(condition)
-        self.registers = [c for c in query.conditions if "." in c.field]
+        self.posting = [c for c in query.conditions if "." in c.field or _is_of_one_parent(c)]
 
     @property
     def can_refuse(self) -> bool:
@@ -60,7 +65,10 @@ class Selection:
         )
 
     def posted(self, condition: Condition) -> tuple[str, list[Any]]:
-        """Return the statement for the executions that satisfy one register condition, `POSTINGS_MAX` + 1 at most."""
+        """Return the statement for the executions that satisfy one of ``posting``, `POSTINGS_MAX` + 1 at most."""
+        if condition.field == "parent":
+            test, arguments = _parent_test(condition)
+            return f"SELECT x.e FROM execution x WHERE {test} LIMIT {POSTINGS_MAX + 1}", arguments
         test, arguments = _register_test(condition)
         return f"SELECT r.subject FROM register r WHERE {test} LIMIT {POSTINGS_MAX + 1}", arguments
 
@@ -69,6 +77,10 @@ class Selection:
         if "." in condition.field:
             test, arguments = _register_test(condition)
             self.where.append(f"EXISTS (SELECT 1 FROM register r WHERE r.subject = x.e AND r.s = x.s AND {test})")
+            self.arguments += arguments
+        elif condition.field == "parent":
+            test, arguments = _parent_test(condition)
+            self.where.append(test)
             self.arguments += arguments
         elif condition.field in _COLUMNS:
             self.where.append(f"{_COLUMNS[condition.field]} {operator} ?")
@@ -104,6 +116,26 @@ def _register_test(condition: Condition) -> tuple[str, list[Any]]:
     if isinstance(condition.value, str):
         return f"r.key = ? AND r.text {operator} ?", [key, condition.value]
     return f"r.key = ? AND r.number {operator} ?", [key, float(condition.value)]
+
+
+def _is_of_one_parent(condition: Condition) -> bool:
+    return condition.field == "parent" and condition.operator == "=" and condition.value != ""
+
+
+def _parent_test(condition: Condition) -> tuple[str, list[Any]]:
+    """Return the test for children of what a text names: a node, an id or its first digits, a name; "" for none."""
+    text = str(condition.value)
+    operator = "=" if condition.operator == "=" else "<>"
+    if not text:
+        return f"x.parent {operator} ''", []
+    split = model.split_execution(text)
+    id_ = split[1] if split else text
+    named = "x.parent <> '' AND x.parent IN (SELECT ? UNION SELECT p.id FROM execution p WHERE p.name = ?"
+    arguments = [id_, text]
+    if _SHORT.fullmatch(text):
+        named += " UNION SELECT p.id FROM execution p WHERE p.short >= ? AND p.short <= ?"
+        arguments += [text, text + "f" * (_SHORT_DIGITS - len(text))]
+    return (f"({named}))" if operator == "=" else f"NOT ({named}))"), arguments
 
 
 def _compare(left: str, operator: str, right: str) -> bool:

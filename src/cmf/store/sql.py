@@ -38,6 +38,8 @@ class SqlStore:
         self._sql = dialect
         self._logged = logged
         self.index = SqlIndex(dialect)
+        if self.meta("derived") != schema.DERIVED_VERSION:
+            self.rebuild()
 
     def close(self) -> None:
         """Close the database."""
@@ -392,6 +394,7 @@ class SqlStore:
                     batch = []
             fold(connection, batch, lambda id_: find(connection, id_))
             connection.execute(_ALL_FOLDED)
+            self.set_meta("derived", schema.DERIVED_VERSION)
         return total + len(batch)
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:

@@ -163,6 +163,7 @@ class Sqlite:
             )
         if version == 0:
             self.create(connection, schema.TRUTH + schema.DERIVED)
+        if version < schema.VERSION:  # of an older store only the derived tables differ, which `SqlStore` folds again
             connection.execute(f"PRAGMA user_version = {schema.VERSION}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cmf.errors import CmfError, ConflictError, CorruptError, UnreachableError, UnsupportedError
+from cmf.model import records as model
 from cmf.store import dialect as dialects
 from cmf.store import schema, sqlite
 from cmf.store.sql import SqlStore
@@ -107,7 +108,7 @@ def test_a_transaction_that_raises_leaves_no_trace_and_one_inside_another_ends_w
     with pytest.raises(KeyError):
         half()
     with dialect.write() as connection:
-        assert connection.execute("SELECT count(*) FROM meta").fetchone() == (0,)
+        assert connection.execute("SELECT key FROM meta").fetchall() == [("derived",)]
     dialect.close()
 
 
@@ -148,6 +149,26 @@ def test_a_newer_format_is_refused_and_nothing_is_written(path: Path) -> None:
         Sqlite(path)
     assert caught.value.kind == "newer-format"
     assert path.read_bytes() == before
+
+
+def test_a_store_of_an_older_format_is_folded_again_from_its_truth(path: Path) -> None:
+    store = SqlStore(Sqlite(path))
+    id_, data = model.salted(model.Execution(id=execution_id(1), name="old", started=1), b"s" * 32)
+    store.add([("p/a", id_, data)])
+    store.fold_pending()
+    before = store.dump()
+    store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP INDEX execution_parent")
+    connection.execute("ALTER TABLE execution DROP COLUMN parent")
+    connection.execute("DELETE FROM meta WHERE key = 'derived'")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    store = SqlStore(Sqlite(path))
+    assert store.dump() == before
+    assert len(before["execution"]) == 1
+    store.close()
 
 
 @contextlib.contextmanager
