@@ -39,7 +39,8 @@ def measure(*, tiny: bool) -> dict[str, list[float]]:
         bytes_three = _stored(folder) / points
         charts = processes.part(MODULE, "charts", folder, tiny=tiny)
     return {
-        "mass_points": [points / (seconds + found["seconds"])],
+        "mass_points": [points / seconds],
+        "mass_packed": [points / (seconds + found["seconds"])],
         "mass_alone": [size.run_steps / alone["seconds"]],
         "mass_bytes_alone": [bytes_alone],
         "mass_bytes": [bytes_three],
