@@ -81,6 +81,7 @@ class IndexSuite:
         assert names('parent != ""') == ["run-502", "run-501"]
         (child,) = index.select(filters.parse("name = run-501", scopes=scopes)).executions
         assert child.parent == parent
+        assert index.select(filters.parse("parent = run-500", scopes=("first/*",))).executions == ()
         with pytest.raises(UsageError, match="takes = or !="):
             filters.parse("parent > run-500")
 

@@ -1,14 +1,16 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from cmf.graph import filter as filters
 from cmf.graph.index import Index
 from cmf.model.exchange import View
 from cmf.store.postgres import Postgres
 from cmf.store.sql import SqlStore
 from cmf.transfer import LocalPeer, transfer
 from tests.contract.index_suite import LENGTH, IndexSuite
-from tests.histories import Writer, chain
+from tests.histories import Writer, chain, execution_id
 from tests.hubs import HubProcess
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -34,6 +36,24 @@ class TestSqlIndex(IndexSuite):
     def index(self) -> Index:
         return filled().store.index
 
+    def test_a_parent_that_may_not_be_read_has_no_name(self, index: Index) -> None:
+        only_below(index)
+
+
+def only_below(index: Index) -> None:
+    """Check that who may read children alone doesn't find out how their parent is called."""
+    sweep = execution_id(500)
+    for below, text, found in (
+        (("sweeps/one",), "parent = run-500", 0),
+        (("sweeps/one",), f"parent = {sweep[24:]}", 0),
+        (("sweeps/one",), f"parent = {sweep}", 2),
+        (("elsewhere", "sweeps"), "parent = run-500", 2),
+        (("",), "parent = run-500", 2),
+        ((), "parent = run-500", 0),
+    ):
+        query = msgspec.structs.replace(filters.parse(text), below=below)
+        assert len(index.select(query).executions) == found, (below, text)
+
 
 class TestPostgresIndex(IndexSuite):
     @pytest.fixture
@@ -45,6 +65,9 @@ class TestPostgresIndex(IndexSuite):
         store = SqlStore(postgres)
         list(transfer(LocalPeer(filled().store), LocalPeer(store), View(own=True)))
         return store.index
+
+    def test_a_parent_that_may_not_be_read_has_no_name(self, index: Index) -> None:
+        only_below(index)
 
 
 class TestHubIndex(IndexSuite):

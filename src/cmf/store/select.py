@@ -67,7 +67,7 @@ class Selection:
     def posted(self, condition: Condition) -> tuple[str, list[Any]]:
         """Return the statement for the executions that satisfy one of ``posting``, `POSTINGS_MAX` + 1 at most."""
         if condition.field == "parent":
-            test, arguments = _parent_test(condition)
+            test, arguments = _parent_test(condition, self.query.below)
             return f"SELECT x.e FROM execution x WHERE {test} LIMIT {POSTINGS_MAX + 1}", arguments
         test, arguments = _register_test(condition)
         return f"SELECT r.subject FROM register r WHERE {test} LIMIT {POSTINGS_MAX + 1}", arguments
@@ -79,7 +79,7 @@ class Selection:
             self.where.append(f"EXISTS (SELECT 1 FROM register r WHERE r.subject = x.e AND r.s = x.s AND {test})")
             self.arguments += arguments
         elif condition.field == "parent":
-            test, arguments = _parent_test(condition)
+            test, arguments = _parent_test(condition, self.query.below)
             self.where.append(test)
             self.arguments += arguments
         elif condition.field in _COLUMNS:
@@ -122,19 +122,28 @@ def _is_of_one_parent(condition: Condition) -> bool:
     return condition.field == "parent" and condition.operator == "=" and condition.value != ""
 
 
-def _parent_test(condition: Condition) -> tuple[str, list[Any]]:
-    """Return the test for children of what a text names: a node, an id or its first digits, a name; "" for none."""
+def _parent_test(condition: Condition, below: tuple[str, ...] | None) -> tuple[str, list[Any]]:
+    """Return the test for children of what a text names: a node, an id or its first digits, a name; "" for none.
+
+    Only what lies ``below`` has a name: who may read a child alone must not find out how its parent is called.
+    """
     text = str(condition.value)
     operator = "=" if condition.operator == "=" else "<>"
     if not text:
         return f"x.parent {operator} ''", []
     split = model.split_execution(text)
     id_ = split[1] if split else text
-    named = "x.parent <> '' AND x.parent IN (SELECT ? UNION SELECT p.id FROM execution p WHERE p.name = ?"
-    arguments = [id_, text]
+    known, keys = "SELECT p.id FROM execution p", []
+    if below is not None and "" not in below:
+        one = "w.key = ? OR (w.key >= ? AND w.key < ?)"
+        known += f" JOIN node w ON w.i = p.s AND ({' OR '.join([one] * len(below)) or '1 = 0'})"
+        # '0' comes next after '/': this is all that begins with the prefix and a '/'.
+        keys = [b"s" + prefix.encode() + end for prefix in below for end in (b"", b"/", b"0")]
+    named = f"x.parent <> '' AND x.parent IN (SELECT ? UNION {known} WHERE p.name = ?"
+    arguments: list[Any] = [id_, *keys, text]
     if _SHORT.fullmatch(text):
-        named += " UNION SELECT p.id FROM execution p WHERE p.short >= ? AND p.short <= ?"
-        arguments += [text, text + "f" * (_SHORT_DIGITS - len(text))]
+        named += f" UNION {known} WHERE p.short >= ? AND p.short <= ?"
+        arguments += [*keys, text, text + "f" * (_SHORT_DIGITS - len(text))]
     return (f"({named}))" if operator == "=" else f"NOT ({named}))"), arguments
 
 
