@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
-from benchmarks.workloads import data, lineage, record, series, start, sync, training, writers
+from benchmarks.workloads import data, lineage, native, record, series, start, sync, training, writers
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
@@ -55,7 +55,7 @@ def main(words: list[str]) -> int:
 def bench(*, tiny: bool) -> dict[str, Any]:
     """Measure every workload of our own."""
     figures: dict[str, list[float]] = {}
-    for module in (start, record, training, data, sync, lineage, writers, series):
+    for module in (start, record, training, native, data, sync, lineage, writers, series):
         figures |= _timed(module.__name__.rpartition(".")[2], module.measure, tiny=tiny)
     return {"figures": figures}
 
