@@ -6,6 +6,7 @@ content (`docs/reference/format.md`). Writing takes no lock and opens no databas
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
@@ -115,8 +116,7 @@ class JournalWriter:
 
     def record(self, scope: str, record: records.Record) -> None:
         """Append the draft of one record."""
-        name = scope.encode()
-        self._write(_framed(bytes((RECORD, len(name) & 0xFF, len(name) >> 8)) + name + records.encode(record)))
+        self._write(_framed(_record_start(scope) + records.encode(record)))
 
     def points(
         self, header: PointsHeader, steps: array[int], times: array[int], columns: Sequence[array[float]]
@@ -282,6 +282,12 @@ def parse_points(payload: bytes) -> Points:
         columns.append(column)
         at += 8 * header.rows
     return Points(columns[0], columns[1], tuple(columns[2:]))  # type: ignore[arg-type]  # the first two are integers
+
+
+@functools.lru_cache(records.NAMES_KEPT)
+def _record_start(scope: str) -> bytes:
+    name = scope.encode()
+    return bytes((RECORD,)) + _HEADER.pack(len(name)) + name
 
 
 def _framed(payload: bytes) -> bytes:

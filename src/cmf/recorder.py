@@ -14,7 +14,7 @@ import sys
 import threading
 import time as clocks
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -178,15 +178,19 @@ class Recorder:
 
     def write(self, scope: str, *records: model.Record) -> None:
         """Append drafts without the secrets in them; raises `OSError` if the disk refuses, or does not answer."""
-        with self._turn():
-            journal = self.journal()
+        self._take_turn()
+        try:
+            journal = self._journal or self.journal()
             for record in records:
                 journal.record(scope, self._redacted(record))
+        finally:
+            self.lock.release()
 
     def _redacted(self, record: model.Record) -> model.Record:
         redact = self.redactor
         if isinstance(record, model.Property):
-            return msgspec.structs.replace(record, value=redact.value(record.value, record.key.rpartition("/")[2]))
+            value = redact.value(record.value, record.key.rpartition("/")[2])
+            return record if value is record.value else msgspec.structs.replace(record, value=value)
         if isinstance(record, model.Event):
             path = redact.text(record.path) if isinstance(record.path, str) else record.path
             attributes = redact.value(record.attributes)
@@ -196,17 +200,12 @@ class Recorder:
             return msgspec.structs.replace(record, command=command, params=params)
         return record
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Hold the journal; `OSError` if another thread's write hangs: waited for once, not at every record."""
+    def _take_turn(self) -> None:
+        """Take the lock; `OSError` if another thread's write hangs: waited for once, not at every record."""
         if not self.lock.acquire(timeout=0 if self._is_stuck else WAIT_SECONDS):
             self._is_stuck = True
             raise OSError(errno.EAGAIN, "The disk does not answer")
-        try:
-            self._is_stuck = False
-            yield
-        finally:
-            self.lock.release()
+        self._is_stuck = False
 
     def write_late(self, scope: str, record: model.Record) -> None:
         """Append what must not be missing, such as how a run ended: as soon as the disk takes it."""
