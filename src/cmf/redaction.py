@@ -188,6 +188,10 @@ class Redactor:
 
         Digests of objects (``{"$object":…}``) stay as they are.
         """
+        if value.__class__ is float:
+            return value
+        if value.__class__ is int:
+            return MASK if name and _names_password(name) else value
         if isinstance(value, str):
             return MASK if value and name and names_secret(name) and not _special(value) else self.text(value)
         if isinstance(value, Mapping):
@@ -217,8 +221,10 @@ def _special(value: str) -> bool:
     return _PLACEHOLDER.fullmatch(value) is not None
 
 
-@functools.lru_cache(4096)
 def _names_password(name: str) -> bool:
+    low = name.lower()
+    if "pass" not in low and "pwd" not in low:  # each of them holds one of these, and most names neither
+        return False
     words = [part.lower() for part in _PARTS.findall(name)]
     return bool(words) and words[-1] in _PASSWORDS
 

@@ -151,10 +151,7 @@ _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 def encode(record: Record) -> bytes:
     """Return a draft's bytes; refuse with `UsageError` one that would be over 64 KiB with its salt."""
     whole = isinstance(record, Artifact) or record.salt
-    return _encode(record, encoding.RECORD_BYTES_MAX if whole else DRAFT_BYTES_MAX)
-
-
-def _encode(record: Record, bytes_max: int) -> bytes:
+    bytes_max = encoding.RECORD_BYTES_MAX if whole else DRAFT_BYTES_MAX
     data = encoding.encode(record)
     if len(data) > bytes_max:
         raise _too_long(record, len(data), bytes_max)
