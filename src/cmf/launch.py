@@ -46,8 +46,8 @@ SKEW_SECONDS = 60.0
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Which execution a process writes, in which attempt and as which rank.
 
-    ``first``: it writes the birth. ``heir``: it does so at its end if nobody has by then. ``problem`` says why it
-    shares no execution although it was started among others.
+    ``first``: it writes the birth. ``heir``: it does so at its end if nobody has by then. ``late``: it is
+    rank 0, and an heir was faster. ``problem`` says why it shares no execution although it was started among others.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     rank: int = 0
     first: bool = True
     heir: bool = False
+    late: bool = False
     problem: str = ""
 
 
@@ -114,9 +115,18 @@ def announce(folder: Path, id_: str) -> None:
     _first(folder / FOLDER, id_)
 
 
-def inherits(folder: Path, id_: str) -> bool:
+def _told(folder: Path, id_: str, attempt: str, rank: int) -> Place:
+    """Return the place in an execution whose id every rank is told, so that none waits for another."""
+    if rank:
+        return Place(id=id_, attempt=attempt, rank=rank, first=False, heir=True)
+    first = _first(folder, id_)
+    taken = None if first else _read(folder / id_)
+    return Place(id=id_, attempt=attempt, first=first, late=taken is not None and taken.attempt == attempt)
+
+
+def inherits(folder: Path, id_: str, attempt: str) -> bool:
     """Tell whether an execution that ends has no birth yet: whoever asks first is to write it."""
-    return _first(folder / FOLDER, id_)
+    return _first(folder / FOLDER, id_, attempt)
 
 
 def _alone(problem: str = "") -> Place:
@@ -135,14 +145,13 @@ def _given(folder: Path, environment: config.Environment, started: launcher.Laun
     rank = started.rank if started else 0
     turn, restarts = (started.turn, started.restarts) if started else ((), 0)
     attempt = environment.attempt or f"{restarts + 1}-{_digest(id_, *turn)[:8]}"
-    first = rank == 0 and _first(folder / FOLDER, id_)
-    return Place(id=id_, attempt=attempt, rank=rank, first=first, heir=rank != 0)
+    return _told(folder / FOLDER, id_, attempt, rank)
 
 
-def _first(folder: Path, id_: str) -> bool:
+def _first(folder: Path, id_: str, attempt: str = "") -> bool:
     """Tell whether nobody recorded the birth of an execution yet, and from now on somebody has."""
     try:
-        return _create(folder / id_, Claim(process=machine.process(), t=clocks.time_ns() // 1000))
+        return _create(folder / id_, Claim(process=machine.process(), t=clocks.time_ns() // 1000, attempt=attempt))
     except OSError:
         return True  # a second birth is flagged; an execution without any is not even seen
 
@@ -165,8 +174,7 @@ class _Claims:
             return self._taken(rank)
         id_ = _uuid8(self.key)
         attempt = f"{self.started.restarts + 1}-{self.turn}"
-        first = rank == 0 and _first(self.folder, id_)
-        return Place(id=id_, attempt=attempt, rank=rank, first=first, heir=rank != 0)
+        return _told(self.folder, id_, attempt, rank)
 
     def published(self) -> Place:
         """Publish an execution as rank 0; take what rank 0 publishes as any other."""

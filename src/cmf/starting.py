@@ -74,19 +74,19 @@ def run(
         attempt=place.attempt,
         rank=place.rank,
         first=place.first,
-        inherits=(lambda: launch.inherits(where, place.id)) if heir else None,
+        inherits=(lambda: launch.inherits(where, place.id, place.attempt)) if heir else None,
         system=system and environment.system and recorder.config.system,
     )
     sees = recorder.config.see_params if see_params is None else see_params
-    seen = _seen(recorder) if sees and (place.first or heir) and command is None else {}
+    seen = _seen(recorder) if sees and (place.first or heir or place.late) and command is None else {}
     made.start(
         command=list(command if command is not None else sys.argv),
         params={**seen, **(params or {})},
         parent=above,
         author=author or "",
     )
-    if joins:  # the birth is recorded already, by `cmf run`
-        for key, value in (params or {}).items():
+    if joins or place.late:  # the birth is recorded already: by `cmf run`, or by a rank that has ended
+        for key, value in {**seen, **(params or {})}.items():
             made.set(f"param/{key}", value)
     return made
 

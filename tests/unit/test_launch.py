@@ -242,3 +242,13 @@ def test_under_cmf_run_too_one_rank_records_the_birth(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 0
     (view,) = executions(tmp_path)
     assert (view.known, view.conflict) == (True, False)
+
+
+def test_what_rank_0_knows_counts_even_if_another_rank_ended_before_it_began(tmp_path: Path) -> None:
+    for rank, params in ((1, "None"), (0, '{"lr": 0.1}')):
+        text = f'import cmf\nwith cmf.run("team/train", params={params}): pass'
+        process = started(tmp_path, SLURM | {"SLURM_PROCID": str(rank)}, text)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    (view,) = executions(tmp_path)
+    assert (view.status, view.conflict, view.params) == ("finished", False, {"lr": 0.1})
