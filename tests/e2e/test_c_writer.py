@@ -208,6 +208,45 @@ def test_the_journal_names_its_process_as_python_does(tmp_path: Path, program: s
     )
 
 
+def test_a_header_that_comes_too_late_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "late.c").write_text('#include <stdio.h>\n#include "cmf.h"\nint main(void) { return 0; }\n')
+    compile_late = ["cc", "-std=c99", f"-I{INCLUDE}", "late.c", "-o", "late"]
+    said = start(compile_late, tmp_path, code=1).err
+    assert "Include cmf.h before any other header" in said
+    start([*compile_late, "-D_XOPEN_SOURCE=700"], tmp_path)
+
+
+def test_numbers_are_json_where_the_language_of_the_program_has_a_decimal_comma(tmp_path: Path) -> None:
+    # Few machines have such a locale installed, so the C library's own function is made to speak as in one.
+    text = """
+    #define _XOPEN_SOURCE 700
+    #include <stdarg.h>
+    #include <stdio.h>
+    #include <string.h>
+    static int in_german(char *at, size_t room, const char *format, ...) {
+        va_list values;
+        int size;
+        va_start(values, format);
+        size = vsnprintf(at, room, format, values);
+        va_end(values);
+        if (strstr(format, "%.*g") && strchr(at, '.')) *strchr(at, '.') = ',';
+        return size;
+    }
+    #define snprintf in_german
+    #include "cmf.h"
+    int main(void) {
+        cmf_run run;
+        return cmf_open(&run) || cmf_metric(&run, "half", 0.5) || cmf_metric(&run, "tiny", -1.25e-7) || cmf_close(&run);
+    }
+    """
+    (tmp_path / "comma.c").write_text(text)
+    start(["cc", "-std=c99", f"-I{INCLUDE}", "comma.c", "-o", "comma"], tmp_path)
+    run_python(tmp_path, "    subprocess.run(['./comma'], check=True)\n")
+    with cmf.open(tmp_path) as here:
+        (view,) = here.executions()
+        assert view.metrics == {"half": 0.5, "tiny": -1.25e-7}
+
+
 def test_the_header_lies_where_the_documentation_says(tmp_path: Path) -> None:
     done = start(
         [sys.executable, "-c", "import cmf, pathlib; print(pathlib.Path(cmf.__file__).parent / 'include')"], tmp_path

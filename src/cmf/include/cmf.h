@@ -36,6 +36,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#if !defined(O_CLOEXEC) || !defined(CLOCK_REALTIME)
+#error "Include cmf.h before any other header, or compile with -D_XOPEN_SOURCE=700."
+#endif
+
 #define CMF_ROWS_MAX 4096
 #define CMF_NAMES_MAX 200
 #define CMF_INTEGER_MAX 9007199254740992LL
@@ -800,6 +804,14 @@ static inline int cmf_i_take(int from, int to, char hex[65], long long *size) {
     return failed ? -1 : 0;
 }
 
+/* Make the names in a folder survive power loss, where the file system can. */
+static inline void cmf_i_sync_folder(const char *path) {
+    int folder = open(path, O_RDONLY | O_CLOEXEC);
+    if (folder < 0) return;
+    fsync(folder);
+    close(folder);
+}
+
 /* Keep a file's bytes as an object, under a temporary name until it is whole; give its digest and its size. */
 static inline int cmf_i_keep(const cmf_run *run, const char *path, char hex[65], long long *size) {
     struct stat found;
@@ -821,6 +833,12 @@ static inline int cmf_i_keep(const cmf_run *run, const char *path, char hex[65],
             mkdir(target, 0777);
             snprintf(target, room, "%s/objects/%.2s/%s", run->folder, hex, hex + 2);
             failed = rename(temporary, target);
+            if (!failed) {
+                snprintf(target, room, "%s/objects/%.2s", run->folder, hex);
+                cmf_i_sync_folder(target);
+                snprintf(target, room, "%s/objects", run->folder);
+                cmf_i_sync_folder(target);
+            }
         }
         if (failed && to >= 0) unlink(temporary);
     }
