@@ -85,7 +85,7 @@ def peers(*, tiny: bool) -> dict[str, Any]:
 def _peer(name: str, part: str, python: Path, *, tiny: bool) -> dict[str, list[float]]:
     """Do one part with a peer, as often as we do it ourselves."""
     figures: dict[str, list[float]] = {}
-    for _ in range(work.sizes(tiny=tiny).repeats if part in ("executions", "series") else 1):
+    for _ in range(work.sizes(tiny=tiny).repeats if part == "executions" else 1):
         with processes.empty_folder() as folder:
             found = processes.part(f"benchmarks.peers.{name}", part, folder, tiny=tiny, python=python)
         for key, values in found.items():
