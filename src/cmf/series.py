@@ -167,7 +167,7 @@ class Store:
             found = chunks.decode(path.read_bytes())
             if found.names == (name,):
                 return found
-        found = chunks.thin(chunks.decode(read(self._objects, digest), names=[name]), rows)
+        found = chunks.decode_thin(read(self._objects, digest), name, rows)
         with contextlib.suppress(OSError):  # a disk that is full or may not be written: the answer is the same
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = path.with_name(f"{path.name}.{os.getpid()}")

@@ -4,8 +4,10 @@ import tracemalloc
 from array import array
 from collections.abc import Callable
 
+import hypothesis
 import msgspec
 import pytest
+from hypothesis import strategies as st
 
 from cmf.errors import CorruptError, UnsupportedError
 from cmf.model import encoding, series
@@ -271,3 +273,32 @@ def test_a_sum_that_no_double_can_hold_is_left_out(column: list[float]) -> None:
     finite = [value for value in column if math.isfinite(value)]
     assert (found.least, found.greatest, found.total, found.count) == (min(finite), max(finite), None, len(finite))
     assert encoding.decode(encoding.encode({"stats": found}))
+
+
+@hypothesis.given(
+    rows=st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(0, 2**53), st.floats()), min_size=1, max_size=60),
+    width=st.integers(2, 20),
+)
+@hypothesis.example(rows=[(k, 10**15 + k * k, float(k * 7 % 10)) for k in range(60)], width=8)
+@hypothesis.example(rows=[(0, 2**52 * (k % 2), NAN) for k in range(60)], width=7)
+def test_a_chunk_is_read_thinned_as_it_is_thinned_when_read_whole(
+    rows: list[tuple[int, int, float]], width: int
+) -> None:
+    steps, times, values = (list(column) for column in zip(*rows, strict=True))
+    data = series.encode(chunk(steps, times, other=[0.0] * len(rows), loss=values))
+    whole = series.decode(data, names=["loss"])
+    assert bits(series.decode_thin(data, "loss", width)) == bits(series.thin(whole, width))
+
+
+def test_thinning_a_name_that_a_chunk_lacks_is_an_error_of_that_chunk() -> None:
+    with pytest.raises(CorruptError, match="lacks 'f1'"):
+        series.decode_thin(series.encode(SMALL), "f1", 2)
+
+
+def test_sums_of_differences_that_leave_64_bits_are_an_error_when_thinned_too() -> None:
+    grown = compress(struct.pack("<qqq", LARGEST, 1, 1))
+    steps = (series.STRIDE, struct.pack("<qq", 0, 1))
+    values = (series.CONSTANT, struct.pack("<d", 1.0))
+    data = spelled([steps, (series.DELTA, grown), values], names=["loss"], rows=3)
+    with pytest.raises(CorruptError, match="out of range"):
+        series.decode_thin(data, "loss", 3)
