@@ -212,16 +212,16 @@ def frames(path: Path, offset: int = 0) -> Iterator[Frame]:
         buffer = b""
         at = 0
         while True:
-            if len(buffer) - at < _FRAME.size or len(buffer) - at < _FRAME.size + _FRAME.unpack_from(buffer, at)[0]:
+            start = at + _FRAME.size
+            length, crc = _FRAME.unpack_from(buffer, at) if start <= len(buffer) else (0, 0)
+            if start + length > len(buffer):
                 more = file.read(READ_BYTES)
                 if not more:
                     return
                 buffer, at = buffer[at:] + more, 0
                 continue
-            length, crc = _FRAME.unpack_from(buffer, at)
             if not 1 <= length <= FRAME_BYTES_MAX:
                 return
-            start = at + _FRAME.size
             payload = buffer[start : start + length]
             if zlib.crc32(payload) != crc:
                 return

@@ -188,9 +188,9 @@ class Redactor:
 
         Digests of objects (``{"$object":…}``) stay as they are.
         """
-        if value.__class__ is float:
+        if type(value) is float:
             return value
-        if value.__class__ is int:
+        if type(value) is int:
             return MASK if name and _names_password(name) else value
         if isinstance(value, str):
             return MASK if value and name and names_secret(name) and not _special(value) else self.text(value)

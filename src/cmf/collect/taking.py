@@ -143,7 +143,8 @@ class Journal:
         if complete is None:
             return
         records.append(complete)
-        state.heard = max(state.heard, model.time_of(record) or 0)
+        if (t := model.time_of(record)) is not None and t > state.heard:
+            state.heard = t
         if isinstance(record, model.Event) and record.direction == "input":
             waiting.append((scope, complete[1]))
         elif isinstance(record, model.Execution):

@@ -134,7 +134,7 @@ def to_value(value: Any) -> Any:
     NaN and the infinities become ``{"$f": …}``, integers beyond 2**53 ``{"$i": …}``, bytes ``{"$b": …}``; anything
     else ``{"$repr": …}``, cut at 1 KiB. Keys that start with ``$`` are written ``$$``.
     """
-    if value.__class__ is int and -INTEGER_MAX <= value <= INTEGER_MAX:
+    if type(value) is int and -INTEGER_MAX <= value <= INTEGER_MAX:
         return value
     return _to_value(value, 0)
 

@@ -238,6 +238,8 @@ def read(data: bytes) -> Record | None:
         record = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise CorruptError(f"A record of kind '{kind}' has a wrong form: {error}.", kind="record") from error
+    if not isinstance(record, Artifact) and not _SALT.fullmatch(record.salt):
+        raise CorruptError(f"A record of kind '{kind}' has no valid salt.", kind="record")
     _check(record)
     return record
 
@@ -320,8 +322,6 @@ def _check(record: Record) -> None:
     if isinstance(record, Artifact):
         digests.check_digest(record.digest)
         return
-    if not _SALT.fullmatch(record.salt):
-        raise CorruptError(f"A record of kind '{record.kind}' has no valid salt.", kind="record")
     if isinstance(record, Property):
         _require(is_node(record.subject), "subject", record.subject)
         _require(0 < len(record.key) <= TEXT_CHARS_MAX, "key", record.key)
