@@ -29,6 +29,7 @@ def measure(*, tiny: bool) -> dict[str, list[float]]:
     with processes.empty_folder() as folder:
         processes.repository(folder)
         alone = processes.part(MODULE, "alone", folder, tiny=tiny)
+        processes.part(MODULE, "collect", folder, tiny=tiny)
         bytes_alone = _stored(folder) / size.run_steps
     with processes.empty_folder() as folder:
         processes.repository(folder)
@@ -83,15 +84,24 @@ def _logged(names: tuple[str, ...], *, tiny: bool) -> dict[str, float]:
     return {"seconds": taken + time.perf_counter() - started, "memory": _resident() - before}
 
 
+def collect(*, tiny: bool) -> dict[str, float]:
+    """Take in what the journals still hold; return the seconds."""
+    del tiny
+    import cmf
+
+    started = time.perf_counter()
+    with cmf.open() as repo:
+        repo.collect()
+    return {"seconds": time.perf_counter() - started}
+
+
 def settle(*, tiny: bool) -> dict[str, float]:
     """Take in what the journals still hold; return the seconds. See that every point is there."""
     import cmf
 
     size = work.sizes(tiny=tiny)
-    started = time.perf_counter()
+    taken = collect(tiny=tiny)
     with cmf.open() as repo:
-        repo.collect()
-        taken = time.perf_counter() - started
         views = repo.executions()
         if len(views) != size.runs or any(view.status != "finished" for view in views):
             raise RuntimeError(f"Only {len(views)} of {size.runs} runs were recorded.")
@@ -99,7 +109,7 @@ def settle(*, tiny: bool) -> dict[str, float]:
             lengths = {len(repo.series(view, name)) for name in NAMES}
             if lengths != {size.run_steps}:
                 raise RuntimeError(f"A run holds {lengths} points a name instead of {size.run_steps}.")
-    return {"seconds": taken}
+    return taken
 
 
 def charts(*, tiny: bool) -> dict[str, list[float]]:
@@ -131,4 +141,6 @@ def _resident() -> float:
 
 
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"alone": alone, "three": three, "settle": settle, "charts": charts})
+    processes.serve_parts(
+        sys.argv, {"alone": alone, "collect": collect, "three": three, "settle": settle, "charts": charts}
+    )
