@@ -82,7 +82,7 @@ class Journal:
     def take(self, *, cut: bool) -> bool:
         """Take in what is new; return whether nothing more can come and all of it is committed."""
         for _ in range(1000):
-            before = self.store.journals().get(self.path.name, "")
+            before = self.store.journal(self.path.name)
             state = msgspec.json.decode(before, type=State) if before else State()
             dead = self._dead(state)
             records: list[tuple[str, bytes, bytes]] = []

@@ -72,6 +72,12 @@ class SqlStore:
         with self._sql.read() as connection:
             return dict(connection.execute("SELECT name, state FROM journal").fetchall())
 
+    def journal(self, name: str) -> str:
+        """Return the state kept for one journal, or ""."""
+        with self._sql.read() as connection:
+            row = connection.execute("SELECT state FROM journal WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else ""
+
     def take(
         self,
         journal: str,
