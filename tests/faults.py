@@ -52,7 +52,7 @@ class Outcome(msgspec.Struct):
 
 def program(note: Callable[[str], None]) -> None:
     """Record a bit of everything; note each thing when the call that records it has returned."""
-    with cmf.run("p/a", params={"lr": 0.1}) as run:
+    with cmf.run("p/a", params={"lr": 0.1}, see_params=False) as run:
         note("birth")
         run.input("data.csv", name="data")
         note("input data")

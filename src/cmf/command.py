@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmf import config, launch, recording, starting
+from cmf import config, launch, recording, starting, terminal
 from cmf.errors import CmfError, UnreachableError
 from cmf.model.records import slug
 from cmf.worktree import trace
@@ -46,10 +46,12 @@ def run(
     name: str = "",
     params: Mapping[str, Any] | None = None,
     way: str = "auto",
+    output: bool = True,
 ) -> Finished:
     """Run a command to its end and record it. ``program`` is the file that ``command[0]`` names.
 
-    ``way`` says how the files that it reads and writes are found: one of `trace.WAYS`.
+    ``way`` says how the files that it reads and writes are found: one of `trace.WAYS`. ``output``: keep what it writes
+    to its standard output and error as an object, while that passes through.
     """
     environment = config.environment()
     root = config.place(Path.cwd(), override=environment.dir).parent.absolute()
@@ -72,15 +74,21 @@ def run(
         "CMF_DIR": str(place),
         "CMF_TOLD": told,
     }
+    streams = terminal.Streams() if output else None
+    out, err = streams.outputs if streams else (None, None)
     try:
-        child = subprocess.Popen(watching.command(command), env=watching.environment(ours))
+        child = subprocess.Popen(watching.command(command), env=watching.environment(ours), stdout=out, stderr=err)
     except OSError as error:
+        if streams:
+            streams.abandon()
         watching.ended(0)
         os.unlink(told)
         run.finish("failed", exit=126)
         raise UnreachableError(f"'{command[0]}' cannot be started: {error.strerror}.", kind="command") from error
     with _signals_to(child):
-        returned = child.wait()
+        returned = streams.copy(child) if streams else child.wait()
+    if streams and streams.kept.size:
+        run.keep_output(streams.kept.take(), streams.kept.size)
     accesses = watching.ended(child.pid)
     ignoring = trace.Ignoring(root, program)
     found = accesses.found(ignoring.is_input, ignoring.is_output)

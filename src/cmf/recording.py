@@ -20,6 +20,7 @@ from typing import Any, Self
 from cmf import config, media
 from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError, UsageError
+from cmf.graph import registers
 from cmf.journal import PointsHeader
 from cmf.model import encoding
 from cmf.model import records as model
@@ -33,7 +34,7 @@ ROWS_BUFFERED_MAX = 50_000
 ROWS_HELD_MAX = 2_000_000
 TEXT_CHARS_MAX = 200
 COMMAND_CHARS_MAX = 8192
-RESERVED = ("status/", "process/", "metric/", "label/", "retracted", "redacted")
+RESERVED = ("status/", "process/", "terminal/", "metric/", "label/", "retracted", "redacted")
 
 
 class Run:
@@ -329,6 +330,16 @@ class Run:
             return
         digest, known = found[-1]
         self._property(f"label/{known}@{label}", {"artifact": digest, "name": known}, subject="scope")
+
+    def keep_output(self, data: bytes, size: int) -> None:
+        """Keep what the run's command wrote, as one object; ``size``: of the whole, if ``data`` is less."""
+        try:
+            value = {"object": {"$object": self._recorder.keep(data)}, "bytes": size}
+        except (OSError, CmfError) as error:
+            self._recorder.drop(f"the output of the command: {error}")
+            return
+        key = f"{registers.TERMINAL}{self.attempt}/{self.rank}"
+        self._write(model.Property(subject=self.node, key=key, value=value, t=self._recorder.now()))
 
     def link(self, source: str, rel: str, to: str) -> None:
         """Record an edge between two nodes, such as ``run.link(run.node, "derived_from", other.node)``."""

@@ -83,7 +83,9 @@ def _variables() -> list[list[object]]:
             frames.append(frame)
         frame = frame.f_back
     main = sys.modules.get("__main__")
-    scopes: list[Mapping[str, object]] = [vars(main)] if main is not None else []
+    # A program that a library starts, such as a test runner's, has the library's own variables in its main module.
+    is_ours = main is not None and not str(getattr(main, "__file__", "")).startswith(_LIBRARY)
+    scopes: list[Mapping[str, object]] = [vars(main)] if main is not None and is_ours else []
     for one in reversed(frames):
         scopes += [one.f_globals, one.f_locals]
     return [list(scope.values()) for scope in {id(scope): scope for scope in scopes}.values()]

@@ -254,7 +254,7 @@ def needed(view: views.Execution) -> list[str]:
     """Return the digests of what an execution names: inputs, outputs, environment, code, and how it failed."""
     found = [use.artifact for use in (*view.inputs, *view.outputs)]
     found += [view.environment] if view.environment else []
-    found += encoding.objects_in([view.code, view.error, view.params])
+    found += encoding.objects_in([view.code, view.error, view.params, view.terminal])
     return list(dict.fromkeys(found))
 
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "run": ("cmf.cli.record", "run a command and record it: no code change"),
     "log": ("cmf.cli.ask", "executions, newest first"),
     "show": ("cmf.cli.ask", "one execution or artifact in full"),
-    "diff": ("cmf.cli.ask", "what two executions differ in: code, parameters, metrics, packages, data"),
+    "diff": ("cmf.cli.ask", "what two executions differ in"),
     "lineage": ("cmf.cli.ask", "where something came from, or what came of it"),
     "status": ("cmf.cli.ask", "this store: what is running, waiting, or could not be recorded"),
     "remote": ("cmf.cli.share", "the hubs that this store knows"),

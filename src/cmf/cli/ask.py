@@ -72,10 +72,11 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: s
 @click.argument("name", shell_complete=completion.names)
 @click.option("--history", is_flag=True, help="Every value that each property ever had, newest first.")
 @click.option("--diff", is_flag=True, help="The uncommitted changes that the code ran with.")
+@click.option("--output", is_flag=True, help="What its command wrote to standard output and error.")
 @click.option("--series", metavar="METRIC", default="", help="A chart of one step metric; with --json, its points.")
 @click.option("--points", type=click.IntRange(min=4), default=2000, help="How many points --json gives at most [2000].")
 @JSON
-def show(name: str, history: bool, diff: bool, series: str, points: int, as_json: bool) -> None:
+def show(name: str, *, history: bool, diff: bool, output: bool, series: str, points: int, as_json: bool) -> None:
     """Show one execution or artifact: what it is, who made it, from what code, data and parameters.
 
     NAME is an id or its first digits, an artifact's name, NAME@LABEL, PIPELINE:NAME, a path or a digest.
@@ -97,6 +98,12 @@ def show(name: str, history: bool, diff: bool, series: str, points: int, as_json
             if not isinstance(digest, dict):
                 raise NotFoundError(f"{view.name or name} ran with no uncommitted changes, or they were not kept.")
             sys.stdout.buffer.write(here.read(digest["$object"]))
+        elif output:
+            view = here.execution(name)
+            kept = view.terminal.get("object")
+            if not isinstance(kept, dict):
+                raise NotFoundError(f"Nothing that {view.name or name} wrote to a terminal was kept.")
+            sys.stdout.buffer.write(here.read(kept["$object"]))
         elif target.node.startswith("artifact:"):
             artifact = here.artifact(target.node.removeprefix("artifact:"))
             maker = here.execution(target.execution) if target.execution else None

@@ -42,8 +42,9 @@ def init(folder: Path | None, site: str) -> None:
     show_default=True,
     help="How files are found: 'auto' takes strace if it is there, else 'python' sees what Python programs read.",
 )
+@click.option("--output/--no-output", default=True, help="Keep what the command writes to the terminal, too.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD [ARG]...")
-def run(scope: str, name: str, params: tuple[str, ...], way: str, command: tuple[str, ...]) -> int:
+def run(scope: str, name: str, params: tuple[str, ...], way: str, output: bool, command: tuple[str, ...]) -> int:
     """Run a command and record it: command line, code, environment, exit code, and the files it read and wrote.
 
     The command's own exit code is passed on.
@@ -54,7 +55,7 @@ def run(scope: str, name: str, params: tuple[str, ...], way: str, command: tuple
     program = shutil.which(command[0])
     if program is None:
         raise NotFoundError(f"There is no command '{command[0]}' to run.", hint="Check its spelling and your PATH.")
-    done = commands.run(list(command), program=program, scope=scope, name=name, params=values, way=way)
+    done = commands.run(list(command), program=program, scope=scope, name=name, params=values, way=way, output=output)
     for problem in done.problems:
         click.echo(f"cmf: {problem}", err=True)
     short = done.run.id[24:31]

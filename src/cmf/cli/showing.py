@@ -48,6 +48,9 @@ def execution(
         "code": _code(view),
         **_repositories(view),
         "environment": render.digest(view.environment) if view.environment else "",
+        "wrote": f"{render.size(view.terminal['bytes'])} (cmf show {render.short(view.id)} --output)"
+        if isinstance(view.terminal.get("bytes"), int)
+        else "",
         "machine": " · ".join(_machine(machine)),
         "container": " ".join(str(value) for value in _dict(view.process.get("container")).values()),
         "scheduler": " · ".join(_pairs(_dict(view.process.get("scheduler")))),

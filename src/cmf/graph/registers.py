@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 ENDED = frozenset({"finished", "failed", "killed"})
 STATUS = "status/"
 PROCESS = "process/"
+TERMINAL = "terminal/"
 PARAM = "param/"
 METRIC = "metric/"
 SYSTEM = "system/"
@@ -106,9 +107,18 @@ def status(registers: Mapping[str, Any]) -> Status:
 
 def process(registers: Mapping[str, Any], attempt: str) -> Mapping[str, Any]:
     """Return what the first rank of an attempt says of its process: site, host, user, command, code, environment."""
+    return _of_first_rank(registers, attempt, PROCESS)
+
+
+def terminal(registers: Mapping[str, Any], attempt: str) -> Mapping[str, Any]:
+    """Return what was kept of what an attempt's command wrote: ``object`` and ``bytes``; empty if nothing was."""
+    return _of_first_rank(registers, attempt, TERMINAL)
+
+
+def _of_first_rank(registers: Mapping[str, Any], attempt: str, family: str) -> Mapping[str, Any]:
     ranks: dict[int, Any] = {}
     for key, value in registers.items():
-        place = split(key) if key.startswith(PROCESS) else None
+        place = split(key) if key.startswith(family) else None
         if place is not None and place[0] == attempt:
             ranks[place[1]] = value
     value = ranks[min(ranks)] if ranks else None

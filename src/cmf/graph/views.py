@@ -55,6 +55,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     code: dict[str, Any] = {}
     environment: str = ""
     process: dict[str, Any] = {}
+    terminal: dict[str, Any] = {}
     error: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     attempts: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ def speaks_for(scope: str, execution_scope: str, key: str) -> bool:
 
 
 def _own_only(key: str) -> bool:
-    return key.startswith((registers.STATUS, registers.PROCESS, registers.PARAM, registers.METRIC))
+    return key.startswith((registers.STATUS, registers.PROCESS, registers.TERMINAL, registers.PARAM, registers.METRIC))
 
 
 def use_view(row: Sequence[Any]) -> views.Use:
@@ -99,6 +99,7 @@ def execution_view(
         code=code if isinstance(code, dict) else {},
         environment=str(environment.get("$object", "")) if isinstance(environment, dict) else "",
         process={key: value for key, value in process.items() if key not in ("code", "environment")},
+        terminal=dict(registers.terminal(values, status.attempt)),
         error=error if isinstance(error, dict) else {},
         properties={
             k: encoding.from_value(v) for k, v in values.items() if not _own_only(k) and k != registers.RETRACTED
