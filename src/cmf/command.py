@@ -10,9 +10,12 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cmf import config, launch, recording, starting, terminal
 from cmf.errors import CmfError, UnreachableError
@@ -96,7 +99,7 @@ def run(
     declared = _told(told)
     done.inputs = _record(run.input, _undeclared(found.inputs, declared["input"]), done.problems)
     done.outputs = _record(run.output, _undeclared(found.outputs, declared["output"]), done.problems)
-    done.declared = sum(map(len, declared.values()))
+    done.declared = len(declared["input"]) + len(declared["output"])
     for path in found.replaced:
         done.problems.append(f"{path} was read and then written over: what it was before is not recorded.")
     if returned < 0:
@@ -104,18 +107,21 @@ def run(
         run.finish("killed", exit=done.code, signal=-returned)
     else:
         done.code = returned
-        run.finish("finished" if returned == 0 else "failed", exit=returned)
+        # What ended the command's own run is what ended it: its exception says more than an exit code.
+        said = sorted(declared[f"error {run.node}"]) if returned else []
+        ended_by = msgspec.json.decode(said[0]) if said else None
+        run.finish("finished" if returned == 0 else "failed", exit=returned, error=ended_by)
     return done
 
 
 def _told(path: str) -> dict[str, set[str]]:
-    """Return the files that the command's own runs recorded, by direction; the file that tells is no longer needed."""
+    """Return what the command's own runs told: files by direction, and errors; the file that tells goes."""
     with open(path, "rb") as file:
         fields = [os.fsdecode(field) for field in file.read().split(b"\0")]
     os.unlink(path)
-    found: dict[str, set[str]] = {"input": set(), "output": set()}
-    for direction, name in zip(fields[0::2], fields[1::2], strict=False):
-        found.setdefault(direction, set()).add(name)
+    found: dict[str, set[str]] = defaultdict(set)
+    for what, said in zip(fields[0::2], fields[1::2], strict=False):
+        found[what].add(said)
     return found
 
 

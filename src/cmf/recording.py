@@ -465,6 +465,8 @@ class Run:
 
     def _end(self, status: str, exit: int | None, signal: int | None, error: Mapping[str, Any] | None) -> None:
         self.finished = True
+        if error:
+            self._recorder.tell(f"error {self.node}", encoding.encode(error).decode())
         # Rank 0 may never have come: an execution without a birth would not be listed.
         if self._birth is not None and self._inherits is not None and self._inherits():
             self._write(self._birth)

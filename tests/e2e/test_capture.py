@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import cmf, git, script
+from tests.commands import cmf, git, run, script
 
 WAYS = [
     pytest.param("strace", marks=pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not here")),
@@ -173,3 +173,13 @@ def test_what_git_and_the_recorder_look_at_is_no_input(project: Path, way: str) 
         "with cmf.run() as run:\n    open('out.txt', 'w').write('made')\n"
     )
     assert python(project, way, text) == ([], ["out.txt"])
+
+
+def test_the_exception_that_ended_a_script_is_kept_by_cmf_run_around_it(project: Path) -> None:
+    (project / "work.py").write_text("import cmf\nwith cmf.run():\n    raise ValueError('no such sheep')\n")
+    start = "from cmf.cli import main; main()"  # not by `-m`: the script's own traceback is on its standard error
+    run([sys.executable, "-c", start, "run", "--", sys.executable, "work.py"], project, code=1)
+    (found,) = cmf(project, "log", "--json").json["executions"]
+    assert (found["status"], found["exit"]) == ("failed", 1)
+    assert (found["error"]["type"], found["error"]["message"]) == ("ValueError", "no such sheep")
+    assert "traceback" in found["error"]
