@@ -17,17 +17,22 @@ from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-from cmf import config, media
+import msgspec
+
+from cmf import config, media, slicing
 from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.graph import registers
 from cmf.journal import PointsHeader
+from cmf.model import digest as digests
 from cmf.model import encoding
 from cmf.model import records as model
 from cmf.model.encoding import INTEGER_MAX
+from cmf.objects import manifest
 from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
 from cmf.worktree import git
+from cmf.worktree.files import Kept
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
@@ -143,38 +148,100 @@ class Run:
         attributes: Mapping[str, Any],
     ) -> Path:
         place = Path(path)
-        recorder = self._recorder
-        if not all(map(is_short_text, (type_, role, name))):
-            raise UsageError(f"A type, role or name of {place} is not a short text: {(type_, role, name)}.")
+        check_texts(place, type_, role, name)
         chosen = next((known for known in config.POLICIES if known == policy), None)
         if policy and chosen is None:
             raise UsageError(f"'{policy}' is no policy.", hint=f"It is one of {', '.join(config.POLICIES)}.")
         try:
-            kept = recorder.files.keep(place, policy=chosen)
-            more = {"policy": kept.policy} if kept.policy != config.COPY else {}
-            beside = git.pointer(place)
-            event = model.Event(
-                execution=self.id,
-                direction=direction,
-                artifact=kept.digest,
-                path=recorder.files.record_path(place),
-                type=type_,
-                role=role,
-                name=name,
-                size=kept.size,
-                attributes=encoding.to_value({**attributes, **more}),
-                t=recorder.now(),
-                pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
-            )
-            recorder.write(self.scope, model.Artifact(digest=kept.digest), event)
+            kept = self._recorder.files.keep(place, policy=chosen)
+            self._record(direction, place, kept, type_, role, name, attributes)
         except (NotFoundError, UsageError):
             raise
         except (OSError, CmfError) as error:
-            recorder.drop(f"{direction} {place}: {error}")
-            return place
-        self._used.append((kept.digest, name))
-        recorder.tell(direction, os.path.realpath(place))
+            self._recorder.drop(f"{direction} {place}: {error}")
         return place
+
+    def _record(
+        self,
+        direction: Any,
+        place: Path | None,
+        kept: Kept,
+        type_: str,
+        role: str,
+        name: str,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Record that the run used or made what is kept already; ``place`` is None for what lies at no path."""
+        recorder = self._recorder
+        more = {"policy": kept.policy} if kept.policy != config.COPY else {}
+        beside = git.pointer(place) if place else None
+        event = model.Event(
+            execution=self.id,
+            direction=direction,
+            artifact=kept.digest,
+            path=recorder.files.record_path(place) if place else "",
+            type=type_,
+            role=role,
+            name=name,
+            size=kept.size,
+            attributes=encoding.to_value({**attributes, **more}),
+            t=recorder.now(),
+            pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
+        )
+        recorder.write(self.scope, model.Artifact(digest=kept.digest), event)
+        self._used.append((kept.digest, name))
+        if place:
+            recorder.tell(direction, os.path.realpath(place))
+
+    def environment(self, path: str | os.PathLike[str], *, name: str = "", **attributes: Any) -> Path:
+        """Record the file that says what this run's environment was made from, as `input` does; return its path.
+
+        Such as a conda environment, a ``requirements.txt``, a lock file, or a text that names a container image. What
+        the environment really held is recorded without it.
+        """
+        return self._event("input", path, "environment", "environment", name, "", attributes)
+
+    def slice(
+        self,
+        folder: str | os.PathLike[str],
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        name: str = "",
+        type: str = slicing.TYPE,
+        role: str = slicing.ROLE,
+        **attributes: Any,
+    ) -> list[Path]:
+        """Record that this run uses some files of a folder; return their paths, sorted.
+
+        ``paths`` start at the folder: files, folders, or patterns in which ``*`` also matches ``/``. The folder is
+        recorded as an input, and the slice as an artifact of its own that is part of it: its lineage is the folder's.
+        Raises `NotFoundError` for a path that names nothing, `UsageError` for one that leaves the folder.
+        """
+        place, wanted, recorder = Path(folder), paths if isinstance(paths, str) else list(paths), self._recorder
+        check_texts(place, type, role, name)
+        try:
+            whole = recorder.files.keep(place)
+            if not whole.digest.startswith(digests.TREE):
+                raise UsageError(f"{place} is no folder.", hint="Record a single file with input.")
+            with recorder.objects.open(digests.object_of(whole.digest)) as file:
+                data = slicing.subset(place, manifest.decode(file.read()), wanted)
+            recorder.keep(data)
+            entries = manifest.decode(data)
+            part = msgspec.structs.replace(
+                whole, digest=manifest.tree_digest(data), size=sum(each.size for each in entries), policy=config.COPY
+            )
+            more = {slicing.PART_OF: whole.digest, slicing.FOLDER: whole.path}
+            self._record("input", place, whole, "", "", "", {})
+            # Without a path: what lies there is the folder, for `cmf show PATH` and for whoever looks if it changed.
+            self._record("input", None, part, type, role, name, {**attributes, **more})
+        except (NotFoundError, UsageError):
+            raise
+        except (OSError, CmfError) as error:
+            recorder.drop(f"slice of {place}: {error}")
+            return [place / each for each in slicing.choose(place, slicing.on_disk(place), wanted)]
+        if part.digest != whole.digest:
+            self.link(f"artifact:{part.digest}", slicing.PART_OF, f"artifact:{whole.digest}")
+        return [place / os.fsdecode(manifest.raw_path(each.path)) for each in entries]
 
     # ---- values --------------------------------------------------------------------------------------------------
 
@@ -578,6 +645,12 @@ def _said(value: object) -> str:
         return str(encoding.to_value(str(value)))[:2000]
     except Exception:  # noqa: BLE001  # the program's own code
         return f"<{type(value).__name__}>"
+
+
+def check_texts(place: Path, *texts: object) -> None:
+    """Refuse with `UsageError` a type, role or name that a record cannot hold."""
+    if not all(map(is_short_text, texts)):
+        raise UsageError(f"A type, role or name of {place} is not a short text: {texts}.")
 
 
 def is_short_text(value: object) -> bool:

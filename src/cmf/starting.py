@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import time as clocks
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmf import config, launch
+from cmf import config, launch, slicing
 from cmf import recorder as recorders
 from cmf import seen as frameworks
 from cmf.errors import UsageError
@@ -125,6 +125,11 @@ class _Off(Run):
 
     def _event(self, direction: Any, path: str | os.PathLike[str], *_: Any) -> Path:
         return Path(path)
+
+    def slice(self, folder: str | os.PathLike[str], paths: Iterable[str | os.PathLike[str]], **_: Any) -> list[Path]:
+        """Return the paths, and record nothing."""
+        place = Path(folder)
+        return [place / each for each in slicing.choose(place, slicing.on_disk(place), paths)]
 
     def log(self, values: Mapping[str, float], *, step: int | None = None, time: float | None = None) -> None:
         """Record nothing."""

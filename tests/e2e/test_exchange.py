@@ -1,5 +1,6 @@
 """`cmf clone`, `sync` and ``--dry-run`` as a person types them, with a real hub that comes and goes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -39,6 +40,30 @@ def test_clone_and_sync_bring_two_sites_to_one_story(lab: Path, tmp_path: Path) 
         refused = cmf(tmp_path, "clone", hub.url, "edge", code=4)
         assert "There is a store" in refused.err
         assert "Traceback" not in refused.err
+
+
+def test_another_site_sees_what_folder_a_slice_is_part_of_and_who_made_that(lab: Path, tmp_path: Path) -> None:
+    text = """
+from pathlib import Path
+import cmf
+Path("images").mkdir()
+for name in ("a.png", "b.txt"):
+    Path("images", name).write_text(name * 50)
+with cmf.run("p/prepare", name="maker") as run:
+    run.output("images")
+with cmf.run("p/train", name="user") as run:
+    run.slice("images", ["*.png"], name="pictures")
+"""
+    script(lab, text)
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "push")
+        cmf(tmp_path, "clone", hub.url, "edge", "--site", "edge")
+    edge = tmp_path / "edge"
+    assert "part of images" in cmf(edge, "show", "user").out
+    part = next(use for use in json.loads(cmf(edge, "show", "user", "--json").out)["inputs"] if use.get("role"))
+    assert "part of     images · folder" in cmf(edge, "show", part["artifact"]).out
+    assert "maker" in cmf(edge, "lineage", "user").out
 
 
 def test_a_dry_run_says_what_would_move_and_moves_nothing(lab: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from cmf import media
 from cmf.config import environment
 from cmf.graph import views
 from cmf.graph.lineage import Lineage
+from cmf.slicing import FOLDER, PART_OF
 
 STATUS_STYLE = {
     "finished": "green",
@@ -267,7 +268,7 @@ def uses(title: str, found: Sequence[views.Use], *, with_execution: bool = False
         table.add_column(column, overflow="fold")
     for use in found:
         row: list[Any] = [
-            escape(use.path),
+            escape(f"part of {use.attributes.get(FOLDER)}" if PART_OF in use.attributes else use.path),
             escape(use.name),
             escape(use.type),
             size(use.size),

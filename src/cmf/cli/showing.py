@@ -16,6 +16,7 @@ from cmf.graph import views
 from cmf.model import encoding
 from cmf.repo import Status
 from cmf.series import Points
+from cmf.slicing import FOLDER, PART_OF
 
 CHILDREN_MAX = 20
 """How many children of an execution are shown with it."""
@@ -200,6 +201,13 @@ def artifact(found: views.Artifact, maker: views.Execution | None) -> None:
     )
     if pointers:
         out.print(f"  [dim]{'pointer':<12}[/dim]{escape(', '.join(pointers))}")
+    wholes = dict.fromkeys(
+        f"{use.attributes.get(FOLDER)} · {render.digest(str(use.attributes[PART_OF]))}"
+        for use in found.uses
+        if PART_OF in use.attributes
+    )
+    if wholes:
+        out.print(f"  [dim]{'part of':<12}[/dim]{escape(', '.join(wholes))}")
     if maker is not None:
         out.print(Text("  made by     ", style="dim").append_text(render.execution_line(maker)))
         if maker.code:
