@@ -227,7 +227,7 @@ def python_page() -> str:
         "a text says otherwise. What can be raised is in [errors](errors.md)."
     )
     parts = [f"```python\n{inspect.cleandoc(cmf.__doc__ or '').partition(chr(10))[2].strip()}\n```"]
-    for name in ("run", "Run", "stage", "current", "open", "init", "Repo", "CmfWarning"):
+    for name in ("run", "Run", "stage", "current", "autolog", "open", "init", "Repo", "CmfWarning"):
         found = getattr(cmf, name)
         title = f"cmf.{name}"
         parts.append(class_part(title, found) if inspect.isclass(found) else function_part(title, found, 2))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
+    from cmf.integrations import autolog
     from cmf.recorder import CmfWarning
     from cmf.recording import Run, current
     from cmf.repo import Repo, init
@@ -49,6 +50,7 @@ __all__ = [
     "UnreachableError",
     "UnsupportedError",
     "UsageError",
+    "autolog",
     "current",
     "init",
     "open",
@@ -58,6 +60,7 @@ __all__ = [
 
 _HOMES = {
     "run": ("cmf.starting", "run"),
+    "autolog": ("cmf.integrations", "autolog"),
     "stage": ("cmf.stages", "stage"),
     "current": ("cmf.recording", "current"),
     "Run": ("cmf.recording", "Run"),

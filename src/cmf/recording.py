@@ -243,6 +243,27 @@ class Run:
             self.link(f"artifact:{part.digest}", slicing.PART_OF, f"artifact:{whole.digest}")
         return [place / os.fsdecode(manifest.raw_path(each.path)) for each in entries]
 
+    def output_bytes(self, data: bytes, *, type: str, role: str = "", name: str = "", **attributes: Any) -> None:
+        """Record bytes that are in no file as an output of this run. Never raises."""
+        try:
+            digest = self._recorder.keep(data)
+            event = model.Event(
+                execution=self.id,
+                direction="output",
+                artifact=digest,
+                type=type,
+                role=role,
+                name=name,
+                size=len(data),
+                attributes=encoding.to_value(attributes),
+                t=self._recorder.now(),
+            )
+            self._recorder.write(self.scope, model.Artifact(digest=digest), event)
+        except Exception as error:  # noqa: BLE001  # the disk, or attributes that no record can hold
+            self._recorder.drop(f"output {_said(name)}: {_said(error)}")
+            return
+        self._used.append((digest, name))
+
     # ---- values --------------------------------------------------------------------------------------------------
 
     def log(self, values: Mapping[str, Any], *, step: int | None = None, time: float | None = None) -> None:

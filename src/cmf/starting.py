@@ -131,6 +131,9 @@ class _Off(Run):
         place = Path(folder)
         return [place / each for each in slicing.choose(place, slicing.on_disk(place), paths)]
 
+    def output_bytes(self, data: bytes, *, type: str, role: str = "", name: str = "", **attributes: Any) -> None:
+        """Record nothing."""
+
     def log(self, values: Mapping[str, float], *, step: int | None = None, time: float | None = None) -> None:
         """Record nothing."""
 
