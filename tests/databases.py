@@ -4,6 +4,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -77,7 +78,7 @@ def running() -> Iterator[str]:
                     assert server.poll() is None, (folder / "log").read_text()
             yield url
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # ends whoever is still connected
             server.wait(STOP_SECONDS)
 
 

@@ -420,9 +420,10 @@ class Run:
         self._property(f"label/{known}@{label}", {"artifact": digest, "name": known}, subject="scope")
 
     def keep_output(self, data: bytes, size: int) -> None:
-        """Keep what the run's command wrote, as one object; ``size``: of the whole, if ``data`` is less."""
+        """Keep what the run's command wrote, without the secrets in it; ``size``: of the whole, if ``data`` is less."""
         try:
-            value = {"object": {"$object": self._recorder.keep(data)}, "bytes": size}
+            text = self._recorder.redactor.text(data.decode("utf-8", "surrogateescape"))
+            value = {"object": {"$object": self._recorder.keep(text.encode("utf-8", "surrogateescape"))}, "bytes": size}
         except (OSError, CmfError) as error:
             self._recorder.drop(f"the output of the command: {error}")
             return

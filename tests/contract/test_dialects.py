@@ -40,7 +40,7 @@ class TestPostgres(DialectSuite):
         with first.write() as connection:
             connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", ("a", "b"))
         with second.read() as connection:
-            assert connection.execute("SELECT value FROM meta").fetchall() == [("b",)]
+            assert connection.execute("SELECT value FROM meta WHERE key = ?", ("a",)).fetchall() == [("b",)]
         first.close()
         second.close()
 

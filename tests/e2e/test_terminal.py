@@ -160,9 +160,11 @@ def test_a_terminal_that_is_resized_tells_the_command(terminal: Terminal, tmp_pa
 
 
 def test_ctrl_c_ends_the_command_and_is_recorded(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.type(f'{RUN}sh -c "echo started; sleep 60"; echo "code $?"\n')
+    terminal.type(f'{RUN}sh -c "echo started; sleep 60"\n')
     terminal.wait(r"^started")
     terminal.type("\x03")
+    terminal.wait(r"cmf show \w+\s+\$ $")
+    terminal.type('echo "code $?"\n')
     terminal.wait(r"^code 130")
     terminal.close()
     (newest,) = cmf(tmp_path, "log", "--json").json["executions"]
@@ -174,6 +176,7 @@ def test_ctrl_z_stops_and_fg_goes_on(terminal: Terminal, tmp_path: Path) -> None
     terminal.wait(r"^started")
     terminal.type("\x1a")
     terminal.wait(r"Stopped")
+    terminal.wait(r"^code 148\s+\$ $")
     terminal.type("fg\n")
     terminal.wait(r"read line")
     terminal.type("hello\n")

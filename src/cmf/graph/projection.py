@@ -88,13 +88,18 @@ class SeriesRow(NamedTuple):
     stats: str
 
 
+def plain(text: str) -> str:
+    """Return a text as every database can hold it in a column: PostgreSQL's hold no NUL. The record keeps its bytes."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
 Row = BirthRow | ArtifactRow | EventRow | LinkRow | PropertyRow | SeriesRow
 
 
 def row(scope: str, record_id: bytes, record: model.Record, body: bytes) -> Row:
     """Return the index row of one record that a segment of this scope carries."""
     if isinstance(record, model.Property):
-        return property_row(nodes.node_key(record.subject, scope), record.key, record.t, record_id, record.value)
+        return property_row(nodes.node_key(record.subject, scope), plain(record.key), record.t, record_id, record.value)
     if isinstance(record, model.Event):
         more: dict[str, Any] = {}
         if record.attributes:
@@ -106,10 +111,10 @@ def row(scope: str, record_id: bytes, record: model.Record, body: bytes) -> Row:
             nodes.execution_key(scope, record.execution),
             1 if record.direction == "output" else 0,
             digests.pack(record.artifact),
-            record.path if isinstance(record.path, str) else _json.encode(record.path).decode(),
-            record.name,
-            record.type,
-            record.role,
+            plain(record.path) if isinstance(record.path, str) else _json.encode(record.path).decode(),
+            plain(record.name),
+            plain(record.type),
+            plain(record.role),
             record.size,
             record.t,
             _json.encode(more).decode() if more else "",
@@ -119,11 +124,13 @@ def row(scope: str, record_id: bytes, record: model.Record, body: bytes) -> Row:
     if isinstance(record, model.Execution):
         return BirthRow(nodes.execution_key(scope, record.id), record_id, model.content(record), body)
     if isinstance(record, model.Link):
-        return LinkRow(nodes.node_key(record.source, scope), record.rel, nodes.node_key(record.to, scope), record_id)
+        return LinkRow(
+            nodes.node_key(record.source, scope), plain(record.rel), nodes.node_key(record.to, scope), record_id
+        )
     return SeriesRow(
         nodes.execution_key(scope, record.execution),
         _json.encode(record.names).decode(),
-        record.attempt,
+        plain(record.attempt),
         record.rank,
         record.first,
         record.rows,
@@ -144,7 +151,7 @@ def property_row(subject: bytes, key: str, t: int, record_id: bytes, value: Any)
     if kind is int:
         return PropertyRow(subject, key, t, record_id, str(value), float(value), None)
     if kind is str:
-        return PropertyRow(subject, key, t, record_id, _json.encode(value).decode(), None, value)
+        return PropertyRow(subject, key, t, record_id, _json.encode(value).decode(), None, plain(value))
     return PropertyRow(
         subject,
         key,

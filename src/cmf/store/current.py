@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from cmf.graph import nodes, registers
-from cmf.graph.projection import property_row
+from cmf.graph.projection import plain, property_row
 from cmf.model import records as model
 from cmf.store.batch import Batch
 from cmf.store.dialect import EACH, Connection, array, intern
@@ -98,7 +98,10 @@ def last_points(connection: Connection, e: int, s: int, names: Iterable[str]) ->
     )
     connection.executemany(
         _UPSERT_NEWER,
-        [(e, registers.METRIC + name, s, BENEATH, record, *_value(last)) for name, (_, record, last) in newest.items()],
+        [
+            (e, registers.METRIC + plain(name), s, BENEATH, record, *_value(last))
+            for name, (_, record, last) in newest.items()
+        ],
     )
 
 
@@ -140,8 +143,9 @@ def executions(batch: Batch) -> None:
         process = registers.process(said[e, s], status.attempt)
         rows.append(
             (
-                *(e, s, record.id, record.id[24:], record.started, record.name),
-                *(record.author or registers.user(process), status.state, status.ended, registers.site(process)),
+                *(e, s, record.id, record.id[24:], record.started, plain(record.name)),
+                *(plain(record.author or registers.user(process)), status.state, status.ended),
+                plain(registers.site(process)),
                 *(births[e][0][0], int(len({content for _, content, _ in births[e]}) > 1)),
                 parent[1] if (parent := model.split_execution(record.parent)) else "",
                 batch.hidden_execution(scope, keys[e]),
@@ -149,7 +153,7 @@ def executions(batch: Batch) -> None:
         )
         if before.get(e) != births[e][0][0]:
             parameters += (
-                (e, registers.PARAM + name, s, BENEATH, births[e][0][0], *_value(value))
+                (e, registers.PARAM + plain(name), s, BENEATH, births[e][0][0], *_value(value))
                 for name, value in record.params.items()
             )
     connection.executemany("DELETE FROM execution WHERE e = ?", [(e,) for e in sorted(before)])
