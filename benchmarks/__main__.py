@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
+from benchmarks.capture import page
 from benchmarks.workloads import data, lineage, native, record, series, start, sync, training, writers
 
 HERE = Path(__file__).parent
@@ -37,10 +38,13 @@ class Measure(Protocol):
 def main(words: list[str]) -> int:
     """Measure, and rewrite one's own part of the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what CMF costs.")
-    parser.add_argument("part", nargs="?", choices=("bench", "peers"), default="bench")
+    parser.add_argument("part", nargs="?", choices=("bench", "peers", "capture"), default="bench")
     parser.add_argument("--tiny", action="store_true", help="small sizes: a trial of the harness, into another folder")
     parser.add_argument("--out", type=Path, help="the folder for RESULTS.md and results.json")
     asked = parser.parse_args(words)
+    if asked.part == "capture":
+        print(f"Wrote {page.write()}")
+        return 0
     out = asked.out or (Path(tempfile.mkdtemp(prefix="cmf-bench-")) if asked.tiny else HERE)
     measured = {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
