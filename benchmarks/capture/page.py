@@ -42,11 +42,15 @@ def claimed() -> dict[tuple[str, str], capture.Score]:
 def _measure(scratch: Path) -> str:
     about = machine.describe()
     lines = [
-        f"{dt.datetime.now(tz=dt.UTC).date().isoformat()}. {about['processor']}, {about['cores']} cores, "
-        f"{about['memory']}, {about['system']}, Python {about['python']}. Median of {REPEATS} runs each, in turn.",
+        (
+            f"{dt.datetime.now(tz=dt.UTC).date().isoformat()}. {about['processor']}, {about['cores']} cores, "
+            f"{about['memory']}, {about['system']}, Python {about['python']}. Median of {REPEATS} runs each, in turn."
+        ),
         "",
-        "| program | in / out | recall, strace | precision, strace | recall, Python | precision, Python "
-        "| bare, s | strace, times | Python, times |",
+        (
+            "| program | in / out | recall, strace | precision, strace | recall, Python | precision, Python "
+            "| bare, s | strace, times | Python, times |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for program in capture.PROGRAMS:

@@ -4,7 +4,8 @@ import multiprocessing as mp
 from pathlib import Path
 
 
-def count(number):
+def count(number: int) -> None:
+    """Count the letters of one page."""
     Path(f"count-{number}.txt").write_text(str(len(Path(f"pages/{number}.txt").read_text())))
 
 
