@@ -88,6 +88,20 @@ def write_exit_code(handle: int) -> bool:
         return False
 
 
+def shielded(target: Callable[[], None]) -> Callable[[], None]:
+    """Return what a thread of ours runs: the signals that end a process are left to the main thread.
+
+    Given to another one, a signal would not wake the main thread, where Python runs the handlers, out of a sleep.
+    """
+
+    def run() -> None:
+        with contextlib.suppress(ValueError, OSError):
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        target()
+
+    return run
+
+
 class Signals:
     """Hears of the signals that would end this process, while it is asked to; then they end it as before.
 
@@ -99,6 +113,7 @@ class Signals:
         self._heard = heard
         self._is_owned = is_owned
         self._caught: list[signal.Signals] = []
+        self._told: set[int] = set()
 
     def catch(self) -> None:
         """Begin to listen; nothing happens outside the main thread, where Python sets no handlers."""
@@ -122,15 +137,23 @@ class Signals:
         self._caught = []
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        with contextlib.suppress(Exception):
-            if self._is_owned():
-                self._heard(number)  # what this thread holds, no other could wait for
-            else:
-                # A disk that does not answer must not keep the process: it waits for a thread, not for the disk.
-                thread = threading.Thread(target=self._heard, args=(number,), name="cmf-signal", daemon=True)
+        if number not in self._told:
+            self._told.add(number)
+            with contextlib.suppress(Exception):
+                thread = threading.Thread(target=shielded(lambda: self._tell(number)), name="cmf-signal", daemon=True)
                 thread.start()
+                if self._is_owned():
+                    return  # the interrupted write ends first, with the rows that it has in hand; then `_tell` kills
+                # A disk that does not answer must not keep the process: it waits for a thread, not for the disk.
                 thread.join(_SIGNAL_SECONDS)
         signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _tell(self, number: int) -> None:
+        """Have it recorded, within some seconds; then send the signal again, which now ends the process."""
+        heard = threading.Thread(target=shielded(lambda: self._heard(number)), name="cmf-killed", daemon=True)
+        heard.start()
+        heard.join(_SIGNAL_SECONDS)
         os.kill(os.getpid(), number)
 
 

@@ -274,7 +274,7 @@ class Recorder:
     def keep_flushing(self) -> None:
         """Start the thread that flushes; a forked child has none until it logs."""
         if self._thread is None:
-            thread = threading.Thread(target=self._background, name="cmf", daemon=True)
+            thread = threading.Thread(target=ending.shielded(self._background), name="cmf", daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread can be had: rows wait for the end of the run
                 thread.start()
                 self._thread = thread

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import msgspec
 
-from cmf import config, media, slicing
+from cmf import config, ending, media, slicing
 from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.graph import registers
@@ -483,7 +483,7 @@ class Run:
         if recorder.surroundings.known:
             self._describe()
         else:
-            threading.Thread(target=self._describe, name="cmf-describe", daemon=True).start()
+            threading.Thread(target=ending.shielded(self._describe), name="cmf-describe", daemon=True).start()
 
     def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as values, or the object that holds them if they are large."""
