@@ -55,7 +55,11 @@ def test_a_full_disk_changes_nothing_of_the_program_and_is_told_once(tmp_path: P
 
 
 def test_what_could_be_counted_nowhere_is_told_at_the_end(tmp_path: Path) -> None:
-    done = program(tmp_path, f"{FULL}cmf.run('p/first').finish()\nlimit(0)\nrun = cmf.run('p/a')\nrun.metrics(f1=1)\n")
+    nothing = (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))"  # no journal anew has room either
+    )
+    text = f"{FULL}cmf.run('p/first').finish()\n{nothing}\nrun = cmf.run('p/a')\nrun.metrics(f1=1)\n"
+    done = program(tmp_path, text)
     assert "nowhere could they be counted" in done.err
     counted = command(tmp_path, "status", "--json").json["dropped"]
     done = program(tmp_path, f"{FULL}run = cmf.run('p/a')\nlimit(0)\nrun.metrics(f1=1)\nfree()\n")
