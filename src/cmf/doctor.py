@@ -5,6 +5,7 @@ Each check looks at one thing. It changes nothing unless it is asked to mend, an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -19,7 +20,6 @@ from cmf import collect, config, journal
 from cmf.errors import CmfError
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
-from cmf.store.sql import SqlStore
 from cmf.worktree import git, machine
 
 OURS = "common-metadata-framework"
@@ -52,6 +52,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 Check = Callable[[Place], Iterator[Finding]]
 
 
+def _well(check: str, said: str) -> Finding:
+    return Finding(check=check, is_well=True, said=said)
+
+
+def _wrong(check: str, said: str, hint: str, *, is_mended: bool = False) -> Finding:
+    return Finding(check=check, is_well=False, said=said, hint=hint, is_mended=is_mended)
+
+
 def examine(place: Place) -> Iterator[Finding]:
     """Run every check, cheapest first; one that fails itself is a finding of its own."""
     for check in CHECKS:
@@ -63,7 +71,7 @@ def examine(place: Place) -> Iterator[Finding]:
         except (CmfError, OSError, ValueError, KeyError, TypeError) as error:
             hint = error.hint if isinstance(error, CmfError) else ""
             said = error.message if isinstance(error, CmfError) else str(error)
-            yield Finding(check=name, is_well=False, said=said, hint=hint)
+            yield _wrong(name, said, hint)
 
 
 # ---- the installation --------------------------------------------------------------------------------------------
@@ -72,7 +80,7 @@ def examine(place: Place) -> Iterator[Finding]:
 def _installation(_: Place) -> Iterator[Finding]:
     extras = [name for name, module in EXTRAS.items() if util.find_spec(module) is not None]
     said = f"cmf {metadata.version(OURS)}"
-    yield Finding(check="installation", is_well=True, said=f"{said}, extras: {', '.join(extras) or 'none'}")
+    yield _well("installation", f"{said}, extras: {', '.join(extras) or 'none'}")
     clashing = sorted(
         {
             found.metadata["Name"]
@@ -81,11 +89,10 @@ def _installation(_: Place) -> Iterator[Finding]:
         }
     )
     if clashing:
-        yield Finding(
-            check="installation",
-            is_well=False,
-            said=f"{', '.join(clashing)} installs something called 'cmf' as well.",
-            hint=f"pip uninstall {' '.join(clashing)}, or give one of the two an environment of its own.",
+        yield _wrong(
+            "installation",
+            f"{', '.join(clashing)} installs something called 'cmf' as well.",
+            f"pip uninstall {' '.join(clashing)}, or give one of the two an environment of its own.",
         )
 
 
@@ -103,23 +110,21 @@ def _command(place: Place) -> Iterator[Finding]:
         if folder and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             found[os.path.realpath(candidate)] = None
     if not found:
-        yield Finding(
-            check="command",
-            is_well=False,
-            said="No 'cmf' is on the PATH.",
-            hint="Activate the environment that cmf is installed in, or use 'python -m cmf'.",
+        yield _wrong(
+            "command",
+            "No 'cmf' is on the PATH.",
+            "Activate the environment that cmf is installed in, or use 'python -m cmf'.",
         )
         return
     first, *others = found
     if others:
-        yield Finding(
-            check="command",
-            is_well=False,
-            said=f"'cmf' is {first}, but there are others: {', '.join(others)}.",
-            hint="If 'cmf --version' shows another program, change the order of the PATH.",
+        yield _wrong(
+            "command",
+            f"'cmf' is {first}, but there are others: {', '.join(others)}.",
+            "If 'cmf --version' shows another program, change the order of the PATH.",
         )
     else:
-        yield Finding(check="command", is_well=True, said=first)
+        yield _well("command", first)
 
 
 # ---- the machine -------------------------------------------------------------------------------------------------
@@ -127,36 +132,29 @@ def _command(place: Place) -> Iterator[Finding]:
 
 def _git(place: Place) -> Iterator[Finding]:
     if shutil.which("git", path=place.path) is None:
-        yield Finding(
-            check="git",
-            is_well=False,
-            said="git is not installed: runs are recorded without the state of their code.",
-            hint="Install git.",
-        )
+        yield _wrong("git", "git is not installed: runs are recorded without the state of their code.", "Install git.")
         return
     top = next((folder for folder in (place.start, *place.start.parents) if (folder / ".git").exists()), None)
     if top is None:
-        yield Finding(check="git", is_well=True, said="installed; no repository here")
+        yield _well("git", "installed; no repository here")
         return
     state = git.capture(top, lambda _: "", untracked_bytes_max=0)
     if state is None:
-        yield Finding(
-            check="git",
-            is_well=False,
-            said=f"git does not tell the state of {top}.",
-            hint=f"Try 'git -C {top} status': git refuses a repository of another owner.",
+        yield _wrong(
+            "git",
+            f"git does not tell the state of {top}.",
+            f"Try 'git -C {top} status': git refuses a repository of another owner.",
         )
         return
     said = f"{top.name} at {state.commit[:12]}" if state.commit else f"{top.name}, without a commit yet"
-    yield Finding(check="git", is_well=True, said=said)
+    yield _well("git", said)
 
 
 def _strace(place: Place) -> Iterator[Finding]:
     found = shutil.which("strace", path=place.path)
-    yield Finding(
-        check="strace",
-        is_well=True,
-        said=found or "not installed: 'cmf run' finds what Python reads, and what anything writes",
+    yield _well(
+        "strace",
+        found or "not installed: 'cmf run' finds what Python reads, and what anything writes",
     )
 
 
@@ -164,21 +162,19 @@ def _disk(place: Place) -> Iterator[Finding]:
     where = place.folder or place.start
     free = shutil.disk_usage(where).free
     if not os.access(where, os.W_OK):
-        yield Finding(
-            check="disk",
-            is_well=False,
-            said=f"{where} cannot be written.",
-            hint="Nothing can be recorded here: change its permissions, or set CMF_DIR.",
+        yield _wrong(
+            "disk",
+            f"{where} cannot be written.",
+            "Nothing can be recorded here: change its permissions, or set CMF_DIR.",
         )
     elif free < FREE_BYTES_MIN:
-        yield Finding(
-            check="disk",
-            is_well=False,
-            said=f"Only {free >> 20} MiB are free where {where} is.",
-            hint="Free some space: what cannot be written is not recorded.",
+        yield _wrong(
+            "disk",
+            f"Only {free >> 20} MiB are free where {where} is.",
+            "Free some space: what cannot be written is not recorded.",
         )
     else:
-        yield Finding(check="disk", is_well=True, said=f"{free >> 30} GiB free")
+        yield _well("disk", f"{free >> 30} GiB free")
 
 
 # ---- the store ---------------------------------------------------------------------------------------------------
@@ -187,17 +183,16 @@ def _disk(place: Place) -> Iterator[Finding]:
 def _settings(place: Place) -> Iterator[Finding]:
     assert place.folder is not None
     found = config.read(place.folder)
-    yield Finding(check="settings", is_well=True, said=f"{len(found.remotes)} remotes" if found.remotes else "defaults")
+    yield _well("settings", f"{len(found.remotes)} remotes" if found.remotes else "defaults")
     ignore = place.folder / ".gitignore"
     if not ignore.is_file():
         if place.mend:
             ignore.write_text("*\n", encoding="utf-8")
-        yield Finding(
-            check="settings",
-            is_well=False,
+        yield _wrong(
+            "settings",
+            f"{ignore} is missing, so git would show the store's files.",
+            "cmf doctor --fix",
             is_mended=place.mend,
-            said=f"{ignore} is missing, so git would show the store's files.",
-            hint="cmf doctor --fix",
         )
 
 
@@ -212,15 +207,14 @@ def _keys(place: Place) -> Iterator[Finding]:
             if place.mend:
                 path.chmod(0o600)
     if open_to_others:
-        yield Finding(
-            check="keys",
-            is_well=False,
+        yield _wrong(
+            "keys",
+            f"Others can read {', '.join(str(path) for path in open_to_others)}.",
+            "cmf doctor --fix takes that right away. If others may have read it, make a new store's key.",
             is_mended=place.mend,
-            said=f"Others can read {', '.join(str(path) for path in open_to_others)}.",
-            hint="cmf doctor --fix takes that right away. If others may have read it, make a new store's key.",
         )
         return
-    yield Finding(check="keys", is_well=True, said=_identity(place.folder))
+    yield _well("keys", _identity(place.folder))
 
 
 def _identity(folder: Path) -> str:
@@ -243,14 +237,13 @@ def _lock(place: Place) -> Iterator[Finding]:
         return
     who = f"process {holder.pid} on {holder.host}"
     if machine.alive(holder) is False:
-        yield Finding(
-            check="lock",
-            is_well=False,
-            said=f"The store is locked by {who}, which has died.",
-            hint="The next command breaks it by itself; if it does not: cmf doctor --unlock.",
+        yield _wrong(
+            "lock",
+            f"The store is locked by {who}, which has died.",
+            "The next command breaks it by itself; if it does not: cmf doctor --unlock.",
         )
     else:
-        yield Finding(check="lock", is_well=True, said=f"held by {who}")
+        yield _well("lock", f"held by {who}")
 
 
 def _journals(place: Place) -> Iterator[Finding]:
@@ -265,42 +258,40 @@ def _journals(place: Place) -> Iterator[Finding]:
             else:
                 open_ += 1
         except CmfError as error:
-            yield Finding(check="journals", is_well=False, said=error.message, hint=error.hint)
+            yield _wrong("journals", error.message, error.hint)
         except FileNotFoundError:
             continue  # another process collected it
     if ended:
-        with _opened(place.folder) as store:
+        with contextlib.closing(collect.open_store(place.folder)) as store:
             done = collect.collect(place.folder, store, LocalObjects(place.folder / "objects"), now())
         ended = [path for path in ended if path.exists()]
         for problem in done.problems:
-            yield Finding(check="journals", is_well=False, said=problem, hint="Keep the file and report it.")
-    yield Finding(check="journals", is_well=True, said=f"{open_} open" if open_ else "all taken in")
+            yield _wrong("journals", problem, "Keep the file and report it.")
+    yield _well("journals", f"{open_} open" if open_ else "all taken in")
 
 
 def _database(place: Place) -> Iterator[Finding]:
     assert place.folder is not None
     if not (place.folder / collect.DATABASE).exists():
-        yield Finding(check="database", is_well=True, said="not made yet: nothing was collected")
+        yield _well("database", "not made yet: nothing was collected")
         return
-    with _opened(place.folder) as store:
+    with contextlib.closing(collect.open_store(place.folder)) as store:
         problem = store.damage()
         counts = store.counts()
         dropped, first = collect.dropped(store)
     if problem:
-        yield Finding(
-            check="database",
-            is_well=False,
-            said=f"The database is damaged: {problem}",
-            hint="Keep a copy of .cmf, move store.db away and pull: journals and the hub hold the rest.",
+        yield _wrong(
+            "database",
+            f"The database is damaged: {problem}",
+            "Keep a copy of .cmf, move store.db away and pull: journals and the hub hold the rest.",
         )
     else:
-        yield Finding(check="database", is_well=True, said=f"executions held: {counts['execution']}")
+        yield _well("database", f"executions held: {counts['execution']}")
     if dropped:
-        yield Finding(
-            check="recording",
-            is_well=False,
-            said=f"{dropped} things could not be recorded, the first: {first}",
-            hint="What was lost then stays lost; mend its cause.",
+        yield _wrong(
+            "recording",
+            f"{dropped} things could not be recorded, the first: {first}",
+            "What was lost then stays lost; mend its cause.",
         )
 
 
@@ -313,18 +304,17 @@ def _leftovers(place: Place) -> Iterator[Finding]:
         if time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS
     ]
     if not old:
-        yield Finding(check="leftovers", is_well=True, said="none")
+        yield _well("leftovers", "none")
         return
     if place.mend:
         objects.sweep(before=time.time() - LEFTOVER_SECONDS)
         for path in place.folder.glob(".site.*"):
             path.unlink(missing_ok=True)
-    yield Finding(
-        check="leftovers",
-        is_well=False,
+    yield _wrong(
+        "leftovers",
+        f"{len(old)} unfinished files of processes that died.",
+        "cmf doctor --fix removes them.",
         is_mended=place.mend,
-        said=f"{len(old)} unfinished files of processes that died.",
-        hint="cmf doctor --fix removes them.",
     )
 
 
@@ -334,14 +324,13 @@ def _clock(place: Place) -> Iterator[Finding]:
     for path in (place.folder / "journal").glob("*.j"):
         ahead = max(ahead, int(path.stat().st_mtime - time.time()))
     if ahead > CLOCK_SECONDS_MAX:
-        yield Finding(
-            check="clock",
-            is_well=False,
-            said=f"This machine's clock is {ahead} s behind the newest journal.",
-            hint="Set the clock: times in records come from it. Merging does not depend on it.",
+        yield _wrong(
+            "clock",
+            f"This machine's clock is {ahead} s behind the newest journal.",
+            "Set the clock: times in records come from it. Merging does not depend on it.",
         )
     else:
-        yield Finding(check="clock", is_well=True, said=time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+        yield _well("clock", time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
 # ---- hubs --------------------------------------------------------------------------------------------------------
@@ -355,27 +344,25 @@ def _hubs(place: Place) -> Iterator[Finding]:
         try:
             found = client.hub()
         except CmfError as error:
-            yield Finding(check=f"hub {name}", is_well=False, said=error.message, hint=error.hint)
+            yield _wrong(f"hub {name}", error.message, error.hint)
             continue
         away = abs(found.time_us / 1e6 - time.time())
         if not found.principal:
-            yield Finding(
-                check=f"hub {name}",
-                is_well=False,
-                said=f"{remote.url} answers, but does not know us.",
-                hint=f"Join with an invite: cmf remote add {name} {remote.url} --invite CODE",
+            yield _wrong(
+                f"hub {name}",
+                f"{remote.url} answers, but does not know us.",
+                f"Join with an invite: cmf remote add {name} {remote.url} --invite CODE",
             )
         elif away > CLOCK_SECONDS_MAX:
-            yield Finding(
-                check=f"hub {name}",
-                is_well=False,
-                said=f"The hub's clock and this one differ by {int(away)} s.",
-                hint="Set the one that is wrong.",
+            yield _wrong(
+                f"hub {name}",
+                f"The hub's clock and this one differ by {int(away)} s.",
+                "Set the one that is wrong.",
             )
         else:
-            yield Finding(check=f"hub {name}", is_well=True, said=f"{remote.url} as {found.principal}")
+            yield _well(f"hub {name}", f"{remote.url} as {found.principal}")
     if not remotes:
-        yield Finding(check="hub", is_well=True, said="no remote: nothing leaves this machine")
+        yield _well("hub", "no remote: nothing leaves this machine")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -388,14 +375,3 @@ NEED_STORE = frozenset({_settings, _keys, _clock, _leftovers, _lock, _journals, 
 def now() -> collect.Clock:
     """Return the time that a collection is handed."""
     return collect.Clock(time.time_ns() // 1000, time.monotonic())
-
-
-class _opened:  # noqa: N801  # it reads as a function where it is used
-    def __init__(self, folder: Path) -> None:
-        self._store = collect.open_store(folder)
-
-    def __enter__(self) -> SqlStore:
-        return self._store
-
-    def __exit__(self, *_: object) -> None:
-        self._store.close()

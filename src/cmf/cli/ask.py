@@ -23,12 +23,7 @@ REMOTE = click.option(
     shell_complete=completion.remotes,
     help="Ask this hub instead of the store here.",
 )
-
-
-@click.command()
-@click.argument("filter", default="", metavar="[FILTER]")
-@click.option("-n", "--limit", default=20, show_default=True, help="How many executions at most.")
-@click.option(
+SCOPES = click.option(
     "--scope",
     "scopes",
     multiple=True,
@@ -36,6 +31,12 @@ REMOTE = click.option(
     shell_complete=completion.scopes,
     help="Only these scopes, such as 'detector/*'.",
 )
+
+
+@click.command()
+@click.argument("filter", default="", metavar="[FILTER]")
+@click.option("-n", "--limit", default=20, show_default=True, help="How many executions at most.")
+@SCOPES
 @click.option("--cursor", default="", help="Go on where the page before ended (its last line names it).")
 @REMOTE
 @JSON

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cmf.cli import completion
-from cmf.cli.ask import JSON
+from cmf.cli.ask import JSON, SCOPES
 from cmf.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
@@ -114,14 +114,7 @@ def push(remote: str, data: bool, dry_run: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("remote", default="", shell_complete=completion.remotes)
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=completion.scopes,
-    help="Only these scopes, such as 'detector/*'.",
-)
+@SCOPES
 @click.option(
     "--ancestors",
     default="",
@@ -198,14 +191,7 @@ def _exchange(remote: str, *, data: bool, quiet: bool) -> None:
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--invite", default="", metavar="CODE", help="The one-time code that 'cmf hub invite' printed.")
 @click.option("--site", default="", metavar="NAME", help="What this site is called; the host's name if left out.")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=completion.scopes,
-    help="Only these scopes, such as 'detector/*'.",
-)
+@SCOPES
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 def clone(url: str, folder: Path | None, *, invite: str, site: str, scopes: tuple[str, ...], data: bool) -> None:
     """Make a store in FOLDER (here, if left out), join the hub at URL as 'origin', and pull.
@@ -235,14 +221,7 @@ def bundle() -> None:
 
 @bundle.command("create")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=completion.scopes,
-    help="Only these scopes, such as 'detector/*'.",
-)
+@SCOPES
 @click.option(
     "--since", default="", metavar="BUNDLE", help="Leave out what the maker of this bundle, the receiver, held."
 )

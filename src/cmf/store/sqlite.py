@@ -99,13 +99,8 @@ class Sqlite:
                 yield connection
                 return
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(connection):
                 yield connection
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
 
     def checkpoint(self) -> None:
         """Make everything committed so far survive the power: the log is synced into the database."""
@@ -217,13 +212,8 @@ class SharedSqlite(Sqlite):
             if connection.in_transaction:
                 yield connection
                 return
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(connection):
                 yield connection
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
 
     def checkpoint(self) -> None:
         """Do nothing: every transaction is synced."""
@@ -258,6 +248,18 @@ class SharedSqlite(Sqlite):
             connection.close()
             raise
         return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done within, or undo it whatever is raised."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 @contextlib.contextmanager
