@@ -311,11 +311,19 @@ class Repo:
         witness.trust(self.store, self.hub(remote))
 
     def push(
-        self, remote: str = "", *, data: bool = False, dry: bool = False, progress: sync.Progress = sync.nothing
+        self,
+        remote: str = "",
+        *,
+        data: bool = False,
+        relay: bool = False,
+        dry: bool = False,
+        progress: sync.Progress = sync.nothing,
     ) -> sync.Moved:
         """Send this site's records, and the objects that go with them, to a hub. See `cmf.sync.push`."""
         hub = self.hub(remote)
-        return sync.push(self.folder, self.store, self.objects, hub, now(), data=data, dry=dry, progress=progress)
+        return sync.push(
+            self.folder, self.store, self.objects, hub, now(), data=data, relay=relay, dry=dry, progress=progress
+        )
 
     def pull(
         self,

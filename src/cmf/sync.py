@@ -60,24 +60,26 @@ def push(
     clock: collect.Clock,
     *,
     data: bool = False,
+    relay: bool = False,
     dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
     """Send this site's own streams, then the objects that the hub lacks: evidence, artifacts up to 1 MiB, all if asked.
 
-    Everything is sealed and synced before a byte leaves. Refused segments are in the answer, not raised; other scopes
+    ``relay``: what other sites signed and this store holds goes too, which takes that role at the hub. Everything is
+    sealed and synced before a byte leaves. Refused segments are in the answer, not raised; other scopes
     go on. ``dry``: say which segments would be sent, and send nothing.
     """
     collect.collect(folder, store, objects, clock, cut=True)
     seal(folder, store, clock)
     moved = Moved(refused=[], scopes=[], warnings=[])
-    peer = hub.peer
+    peer, view = hub.peer, View(own=not relay)
     if dry:
         rehearsal = transfer.Rehearsal(peer, store.scope_of)
-        _admit(moved, transfer.transfer(transfer.LocalPeer(store), rehearsal, View(own=True)), progress)
+        _admit(moved, transfer.transfer(transfer.LocalPeer(store), rehearsal, view), progress)
         return moved
-    _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, View(own=True)), progress)
-    streams = [sample.stream for sample in store.samples(View(own=True))]
+    _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, view), progress)
+    streams = [sample.stream for sample in store.samples(view)]
     held = peer.wanted or hub.wanted(streams)
     while True:
         wanted: dict[str, list[str]] = defaultdict(list)
@@ -89,10 +91,10 @@ def push(
             break
         held = hub.wanted(streams, held.wanted[-1])
     if data:
-        for scope, asked in sorted(store.index.artifacts_by_scope(_own_scopes(store)).items()):
+        for scope, asked in sorted(store.index.artifacts_by_scope(_scopes(store, view)).items()):
             _send(hub.objects(scope), objects, asked, moved, progress)
     else:
-        _count_stayed(store, moved)
+        _count_stayed(store, view, moved)
     return moved
 
 
@@ -377,12 +379,12 @@ def _fetch_files(
     moved.stayed += len(lacking)
 
 
-def _own_scopes(store: SqlStore) -> list[str]:
-    return sorted({stream["scope"] for stream in store.streams() if stream["own"]})
+def _scopes(store: SqlStore, view: View) -> list[str]:
+    return sorted({stream["scope"] for stream in store.streams() if stream["own"] >= view.own})
 
 
-def _count_stayed(store: SqlStore, moved: Moved) -> None:
-    count, size = store.index.large_artifacts(_own_scopes(store))
+def _count_stayed(store: SqlStore, view: View, moved: Moved) -> None:
+    count, size = store.index.large_artifacts(_scopes(store, view))
     moved.stayed += count
     moved.stayed_bytes += size
 

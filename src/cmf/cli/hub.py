@@ -7,6 +7,7 @@ from types import ModuleType
 
 import click
 
+from cmf.cli.progress import counting
 from cmf.errors import UnsupportedError, UsageError
 
 FOLDER = click.option(
@@ -101,6 +102,41 @@ def invite(folder: Path, database: str, scope: str, role: str, hours: float, nam
     code = _serving().invite(folder, database=database, scope=scope, role=role, expires_s=int(hours * 3600), name=name)
     click.echo(code)
     click.echo(f"Give it to {name}: cmf remote add origin URL --invite {code}", err=True)
+
+
+@hub.command()
+@FOLDER
+@click.option(
+    "--to", required=True, metavar="URL", help="An empty database in PostgreSQL (postgresql://USER@HOST/NAME)."
+)
+def migrate(folder: Path, to: str) -> None:
+    """Move a hub's database from its folder into PostgreSQL.
+
+    Stop the hub first: what it takes in later stays behind. The folder keeps the hub's key and its objects, and the old
+    database as it was.
+    """
+    from cmf.cli import render
+    from cmf.worktree.uri import bare
+
+    serving = _serving()
+    with counting("Moving") as progress:
+        counts = serving.move(folder, to, progress=progress)
+    click.echo(f"Moved {render.count(counts['segment'], 'segment')} and {render.count(counts['hub_token'], 'token')}.")
+    click.echo(f"Next: cmf hub serve --folder {folder} --database {bare(to)}")
+
+
+@hub.command()
+@FOLDER
+@DATABASE
+def rebuild(folder: Path, database: str) -> None:
+    """Compute anew all that a hub's database derives from its records.
+
+    Nothing is lost by it, and the hub may run meanwhile: questions are answered from what was there until the new is
+    whole, pushes wait.
+    """
+    from cmf.cli import render
+
+    click.echo(f"Folded {render.count(_serving().rebuild(folder, database=database), 'record')}.")
 
 
 def _serving() -> ModuleType:

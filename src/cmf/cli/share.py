@@ -12,10 +12,11 @@ import click
 
 from cmf.cli import completion
 from cmf.cli.ask import JSON, SCOPES
+from cmf.cli.progress import counting
 from cmf.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
-    from cmf.sync import Moved, Progress
+    from cmf.sync import Moved
 
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say which records would move, and move nothing.")
@@ -97,17 +98,18 @@ def remote_list(as_json: bool) -> None:
 @click.command()
 @click.argument("remote", default="", shell_complete=completion.remotes)
 @click.option("--data", is_flag=True, help="Send the bytes of every artifact, not only those up to 1 MiB.")
+@click.option("--relay", is_flag=True, help="Send what other sites signed as well; takes the role 'relay' at the hub.")
 @DRY_RUN
 @JSON
-def push(remote: str, data: bool, dry_run: bool, as_json: bool) -> None:
+def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> None:
     """Send this site's records to a hub, and the objects that go with them.
 
     Only what the hub lacks moves; a push that was cut goes on where it was when run again.
     """
     from cmf import sync
 
-    with _here() as here, _progress("Pushing") as progress:
-        moved = here.push(remote, data=data, dry=dry_run, progress=progress)
+    with _here() as here, counting("Pushing") as progress:
+        moved = here.push(remote, data=data, relay=relay, dry=dry_run, progress=progress)
     _report("Would push" if dry_run else "Pushed", moved, as_json)
     sync.check(moved, "hub")
 
@@ -137,7 +139,7 @@ def pull(remote: str, *, scopes: tuple[str, ...], ancestors: str, data: bool, dr
 
     if scopes and ancestors:
         raise UsageError("--scope and --ancestors cannot be used together.", hint="Pull twice.")
-    with _here(or_make=repo.init) as here, _progress("Pulling") as progress:
+    with _here(or_make=repo.init) as here, counting("Pulling") as progress:
         moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, dry=dry_run, progress=progress)
     _report("Would pull" if dry_run else "Pulled", moved, as_json)
     sync.check(moved, "store here")
@@ -174,7 +176,7 @@ def _exchange(remote: str, *, data: bool, quiet: bool) -> None:
     """Pull and push once. ``quiet``: say something only if something moved."""
     from cmf import repo, sync
 
-    with _here(or_make=repo.init) as here, _progress("Exchanging") as progress:
+    with _here(or_make=repo.init) as here, counting("Exchanging") as progress:
         pulled = here.pull(remote, data=data, progress=progress)
         pushed = here.push(remote, data=data, progress=progress)
     done = (("Pulled", pulled, "store here"), ("Pushed", pushed, "hub"))
@@ -206,7 +208,7 @@ def clone(url: str, folder: Path | None, *, invite: str, site: str, scopes: tupl
     if (where / ".cmf").exists():
         raise ConflictError(f"There is a store in {where} already.", hint=f"There: cmf remote add origin {url}")
     where.mkdir(parents=True, exist_ok=True)
-    with repo.init(where, site=site) as here, _progress("Cloning") as progress:
+    with repo.init(where, site=site) as here, counting("Cloning") as progress:
         _join(here, "origin", url, invite)
         moved = here.pull("origin", scopes=scopes, data=data, progress=progress)
     _report("Pulled", moved, as_json=False)
@@ -236,7 +238,7 @@ def bundle_create(file: Path, scopes: tuple[str, ...], since: str, data: bool, a
     """
     from cmf import sync
 
-    with _here() as here, _progress("Packing") as progress:
+    with _here() as here, counting("Packing") as progress:
         moved = here.pack(file, scopes=scopes, since=since, data=data, progress=progress)
     _report("Packed", moved, as_json)
     sync.check(moved, "bundle")
@@ -251,7 +253,7 @@ def bundle_apply(file: Path, as_json: bool) -> None:
     """Take in what FILE holds. It is checked whole before anything is taken; taking it in twice changes nothing."""
     from cmf import repo, sync
 
-    with _here(or_make=repo.init) as here, _progress("Unpacking") as progress:
+    with _here(or_make=repo.init) as here, counting("Unpacking") as progress:
         moved = here.unpack(file, progress=progress)
     _report("Took in", moved, as_json)
     sync.check(moved, "store here")
@@ -263,7 +265,7 @@ def verify(as_json: bool) -> None:
     """Check everything that is here: each segment's form, chain and signature, and each object's hash."""
     from cmf.cli import render
 
-    with _here() as here, _progress("Verifying") as progress:
+    with _here() as here, counting("Verifying") as progress:
         found = here.verify(progress=progress)
     if as_json:
         render.to_json(found)
@@ -302,34 +304,6 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
     if moved.stayed:
         more = f" ({render.size(moved.stayed_bytes)}); --data takes them along" if what in ("Pushed", "Packed") else ""
         click.echo(f"  stayed behind: {render.count(moved.stayed, 'object')}{more}")
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Progress]:
-    """Show a count on standard error while something runs for more than a second, on a terminal only."""
-    import sys
-
-    from cmf import sync
-
-    if not sys.stderr.isatty():
-        yield sync.nothing
-        return
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from cmf.cli import render
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    counts: dict[str, int] = {}
-    with Bar(*columns, console=render.console(error=True), transient=True, refresh_per_second=5) as bar:
-        task = bar.add_task(what)
-
-        def advance(kind: str, count: int) -> None:
-            counts[kind] = counts.get(kind, 0) + count
-            said = ", ".join(f"{number} {name}" for name, number in counts.items())
-            bar.update(task, description=f"{what}: {said}")
-
-        yield advance
 
 
 if TYPE_CHECKING:

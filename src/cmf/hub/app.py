@@ -169,7 +169,7 @@ def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
 async def put_objects(request: AnyRequest, under: Under) -> wire.Taken:
     """Take in many small objects under a scope. The body is object frames: files before a manifest of theirs."""
     hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
-    if not caller.may("write", under):
+    if not caller.may_send(under):
         raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
     body = await request.body()
     return await asyncio.to_thread(hub.put_all, caller, under, body)
@@ -188,7 +188,7 @@ def get_objects(request: AnyRequest, data: wire.Digests) -> Response[bytes]:
 async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folder: IsFolder = False) -> dict[str, int]:
     """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest."""
     hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
-    if not caller.may("write", under):
+    if not caller.may_send(under):
         raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(hub.folder)) as spool:
         async for chunk in request.stream():

@@ -49,6 +49,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         implied = {"read": ("read", "write", "relay", "admin"), "write": ("write", "admin")}.get(role, (role, "admin"))
         return any(held.role in implied and covers(held.prefix, scope) for held in self.roles)
 
+    def may_send(self, scope: str) -> bool:
+        """Tell whether this caller may bring objects under a scope: its own, or with what others signed."""
+        return self.may("write", scope) or self.may("relay", scope)
+
     def readable(self) -> tuple[str, ...] | None:
         """Return the scope prefixes this caller may read; None for everything."""
         prefixes = tuple(sorted({held.prefix for held in self.roles}))

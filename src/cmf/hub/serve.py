@@ -13,8 +13,10 @@ import msgspec
 
 from cmf.errors import ConflictError, UsageError
 from cmf.hub.auth import Auth
+from cmf.hub.migrate import Progress, migrate
 from cmf.hub.service import DATABASE, Hub, open_database
 from cmf.remote import LocalHub
+from cmf.store.sql import SqlStore
 from cmf.worktree import machine
 
 GRACE_SECONDS = 10
@@ -64,13 +66,40 @@ def serve(
 
 def invite(folder: Path, *, database: str = "", scope: str, role: str, expires_s: int, name: str) -> str:
     """Make a one-time code for somebody to join the hub in a folder, whether it is running or not."""
-    if not database and not (folder / DATABASE).is_file():
-        raise ConflictError(f"There is no hub in {folder}.", hint="Start one there first: cmf hub serve.")
+    if not database:
+        _must_hold(folder)
     dialect = open_database(folder, database)
     try:
         return Auth(dialect).invite(name, scope, role, now=Hub.now(), expires_s=expires_s)
     finally:
         dialect.close()
+
+
+def move(folder: Path, to: str, *, progress: Progress) -> dict[str, int]:
+    """Copy the database of the hub in a folder into that of a URL; return how many rows of each table there were."""
+    _must_hold(folder)
+    source, target = open_database(folder), open_database(folder, to)
+    try:
+        return migrate(source, target, progress=progress)
+    finally:
+        source.close()
+        target.close()
+
+
+def rebuild(folder: Path, *, database: str = "") -> int:
+    """Fold what a hub's database derives anew, beside a running hub or not; return the record count."""
+    if not database:
+        _must_hold(folder)
+    dialect = open_database(folder, database)
+    try:
+        return SqlStore(dialect).rebuild()
+    finally:
+        dialect.close()
+
+
+def _must_hold(folder: Path) -> None:
+    if not (folder / DATABASE).is_file():
+        raise ConflictError(f"There is no hub in {folder}.", hint="Start one there first: cmf hub serve.")
 
 
 def _run(

@@ -122,9 +122,9 @@ class Hub:
             found = self.store.scope_of(sample.stream)
             if found is None:
                 continue
-            if caller.may("write", found[0]) or caller.may("read", found[0]):
+            if caller.may("read", found[0]):
                 seen.append(sample)
-            if caller.may("write", found[0]):
+            if caller.may_send(found[0]):
                 scopes.add(found[0])
         wanted = self._wanted(sorted(scopes), asked.after)
         return wire.Held(
@@ -166,7 +166,7 @@ class Hub:
         scopes = set()
         for admission in LocalPeer(self.store, authorize=authorize).admit(found):
             count += 1
-            if admission.outcome != "refused" and caller.may("write", admission.scope):
+            if admission.outcome != "refused" and caller.may_send(admission.scope):
                 scopes.add(admission.scope)
             yield wire.frame(wire.ADMISSION, wire.encode(admission))
         lacking = self._wanted(sorted(scopes)) if wanted else []
@@ -371,7 +371,7 @@ class Hub:
         return self.objects.open(digest), self.objects.size(digest)
 
     def _writes(self, caller: Caller, scope: str) -> None:
-        if not caller.may("write", scope):
+        if not caller.may_send(scope):
             raise DeniedError(f"{caller.name} may not write in {scope[:200]}.", kind="scope")
 
 

@@ -80,6 +80,17 @@ class Dialect(Protocol):
         """Run statements of a schema, with ``{blob}``, ``{real}``, ``{serial}`` and ``{compact}`` spelled out."""
         ...
 
+    def replacing(self, connection: Connection) -> AbstractContextManager[None]:
+        """Make the derived tables anew within, empty at first: what is named there is the new ones.
+
+        Until the transaction commits, whoever reads sees those that were, whole; from then on, the new ones.
+        """
+        ...
+
+    def count_on(self, connection: Connection, table: str, key: str) -> None:
+        """Let a key that the store counts up (``{serial}``) go on behind the greatest that was written into it."""
+        ...
+
     def checkpoint(self) -> None:
         """Make everything committed so far survive power loss."""
         ...

@@ -83,7 +83,12 @@ class Postgres:
     def read(self) -> Iterator[Connection]:
         """Lend a connection for one consistent read."""
         with _faults(), self._pool.connection() as connection:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # The lock is taken before the first question takes the snapshot: tables that are replaced later would be
+            # found by their names, new, and without the rows that a snapshot from before may see.
+            connection.execute(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE reading IN ACCESS SHARE MODE",
+                prepare=False,
+            )
             try:
                 yield _Spelling(connection)
             finally:
@@ -123,9 +128,39 @@ class Postgres:
                 text = text.replace(f" {word}", f" {spelled}")
             connection.execute(text)
 
+    @contextlib.contextmanager
+    def replacing(self, connection: Connection) -> Iterator[None]:
+        """Make the derived tables anew in a schema of their own, and move them into this one's place at the end.
+
+        Readers are let wait only for the move; those that began before it are waited for.
+        """
+        within, aside = (names.Identifier(name).as_string() for name in (self._within, f"{self._within}_next"))
+        for statement in (
+            f"DROP SCHEMA IF EXISTS {aside} CASCADE",
+            f"CREATE SCHEMA {aside}",
+            f"SET LOCAL search_path TO {aside}, {within}",
+        ):
+            connection.execute(statement)
+        self.create(connection, schema.DERIVED)
+        yield
+        connection.execute("LOCK TABLE reading IN ACCESS EXCLUSIVE MODE")
+        for table in schema.DERIVED_TABLES:
+            connection.execute(f"DROP TABLE IF EXISTS {within}.{table}")
+            connection.execute(f"ALTER TABLE {aside}.{table} SET SCHEMA {within}")
+        connection.execute(f"SET LOCAL search_path TO {within}")
+        connection.execute(f"DROP SCHEMA {aside}")
+
+    def count_on(self, connection: Connection, table: str, key: str) -> None:
+        """Set the sequence of an identity column behind the greatest value."""
+        connection.execute(
+            f"SELECT setval(pg_get_serial_sequence(?, ?), (SELECT coalesce(max({key}), 0) + 1 FROM {table}), false)",
+            (table, key),
+        )
+
     def _create(self) -> None:
         with self._pool.connection() as connection, connection.transaction():
             connection.execute("CREATE TABLE IF NOT EXISTS turn (taken BIGINT NOT NULL, version BIGINT NOT NULL)")
+            connection.execute("CREATE TABLE IF NOT EXISTS reading (nothing BIGINT)")
             connection.execute("LOCK TABLE turn IN ACCESS EXCLUSIVE MODE")
             row = connection.execute("SELECT version FROM turn").fetchone()
             if row is None:

@@ -385,20 +385,21 @@ class SqlStore:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def rebuild(self) -> int:
-        """Drop all that is derived and fold it again from the truth, in one transaction; return the record count."""
+        """Fold all that is derived anew from the truth, in one transaction; return the record count.
+
+        Whoever reads meanwhile sees what was, and then all of the new; whoever writes waits.
+        """
         total = 0
         with self._sql.write(durable=True) as connection:
-            for table in schema.DERIVED_TABLES:
-                connection.execute(f"DROP TABLE IF EXISTS {table}")
-            self._sql.create(connection, schema.DERIVED)
             batch: list[Item] = []
-            for item in all_items(connection):
-                batch.append(item)
-                if len(batch) >= FOLD_RECORDS:
-                    fold(connection, batch, lambda id_: find(connection, id_))
-                    total += len(batch)
-                    batch = []
-            fold(connection, batch, lambda id_: find(connection, id_))
+            with self._sql.replacing(connection):
+                for item in all_items(connection):
+                    batch.append(item)
+                    if len(batch) >= FOLD_RECORDS:
+                        fold(connection, batch, lambda id_: find(connection, id_))
+                        total += len(batch)
+                        batch = []
+                fold(connection, batch, lambda id_: find(connection, id_))
             connection.execute(_ALL_FOLDED)
             self.set_meta("derived", schema.DERIVED_VERSION)
         return total + len(batch)

@@ -127,6 +127,17 @@ class Sqlite:
         for statement in statements:
             connection.execute(statement.format(**self.types))
 
+    @contextlib.contextmanager
+    def replacing(self, connection: Connection) -> Iterator[None]:
+        """Drop the derived tables and make them empty: readers see a snapshot from before, of tables and rows."""
+        for table in schema.DERIVED_TABLES:
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+        self.create(connection, schema.DERIVED)
+        yield
+
+    def count_on(self, connection: Connection, table: str, key: str) -> None:
+        """Do nothing: SQLite goes on behind the greatest by itself."""
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path or ":memory:",

@@ -1,0 +1,78 @@
+"""Move a hub's database into another: every row of its truth, its log and its access, then the fold anew.
+
+Positions in the log, tokens and grants stay what they are, so that clients notice nothing: their cursors and the last
+checkpoint they keep hold at the new database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cmf.errors import ConflictError
+from cmf.hub import auth, log
+from cmf.store import schema
+from cmf.store.dialect import Connection, Dialect
+from cmf.store.sql import SqlStore
+
+ROWS = 500
+
+TABLES = (*schema.TRUTH, *log.TABLES, *auth.TABLES)
+"""The statements that make all that is not derived."""
+
+Progress = Callable[[str, int], None]
+"""Called with a table and how many more of its rows were copied."""
+
+_MADE = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+) \(")
+_COUNTED = re.compile(r"(\w+) \{serial\}")
+
+
+def migrate(source: Dialect, target: Dialect, *, progress: Progress) -> dict[str, int]:
+    """Copy a hub's database into an empty one; return how many rows of each table were copied.
+
+    All rows or none: it is one transaction there, and the source is read as it was at one moment. Then the derived
+    tables are folded. `ConflictError` if the target holds a hub already.
+    """
+    counts = {}
+    with source.read() as there, target.write(durable=True) as here:
+        target.create(here, [statement for statement in TABLES if "IF NOT EXISTS" in statement])
+        if (
+            here.execute("SELECT 1 FROM stream LIMIT 1").fetchone()
+            or here.execute("SELECT 1 FROM hub_principal LIMIT 1").fetchone()
+        ):
+            raise ConflictError(
+                "The new database holds a hub already.", hint="Give an empty one, or none with this name.", kind="taken"
+            )
+        for statement in TABLES:
+            made = _MADE.search(statement)
+            if made is None:
+                continue
+            table = made[1]
+            here.execute(f"DELETE FROM {table}")  # what a new one starts with
+            counts[table] = 0
+            for rows, insert in _copied(there, table):
+                here.executemany(insert, rows)
+                counts[table] += len(rows)
+                progress(table, len(rows))
+            counted = _COUNTED.search(statement)
+            if counted is not None:
+                target.count_on(here, table, counted[1])
+        here.execute("UPDATE meta SET value = '' WHERE key = 'derived'")
+    SqlStore(target)  # folds what is derived
+    return counts
+
+
+def _copied(connection: Connection, table: str) -> Iterator[tuple[Sequence[Sequence[Any]], str]]:
+    """Yield the rows of a table, some at a time, and the statement that inserts them."""
+    cursor = connection.execute(f"SELECT * FROM {table}")
+    columns = [column[0] for column in cursor.description]
+    insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    rows: list[Sequence[Any]] = []
+    for row in cursor:
+        rows.append(row)
+        if len(rows) == ROWS:
+            yield rows, insert
+            rows = []
+    if rows:
+        yield rows, insert
