@@ -23,8 +23,9 @@ from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model import wire
 from cmf.model.exchange import Admission, Head, Sample, View, sample_numbers
-from cmf.model.segment import Genesis, Segment
+from cmf.model.segment import Genesis
 from cmf.objects import CHUNK_BYTES
+from cmf.store.arriving import Outcome
 
 MAGIC = b"cmf-bdl\x01"
 HOLDS, PART, SEAL = 16, 17, 18
@@ -194,14 +195,23 @@ class Bundle:
     def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
         """Verify each segment and append it; say of each what became of it."""
         for data in segments:
-            yield transfer.admitted(data, self._stream_of, self._insert)
+            found = transfer.verified(data, self._stream_of)
+            if isinstance(found, Admission):
+                yield found
+                continue
+            outcome: Outcome
+            try:
+                outcome = "new" if self._insert(found, data) else "known"
+            except ConflictError as error:
+                outcome = error
+            yield transfer.admission(found, outcome)
 
     def _stream_of(self, stream: bytes) -> tuple[str, bytes, str] | None:
         held = self._streams.get(stream)
         return (held.scope, held.writer, held.site) if held else None
 
-    def _insert(self, segment: Segment, data: bytes, checked: transfer.Checked) -> bool:
-        fields = segment.fields
+    def _insert(self, found: transfer.Verified, data: bytes) -> bool:
+        segment, fields = found.segment, found.segment.fields
         if isinstance(fields, Genesis):
             if segment.hash in self._streams:
                 return False
@@ -217,10 +227,10 @@ class Bundle:
                 raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
         offset = self._frame(wire.SEGMENT, data)
         self._streams[segment.stream].chain[segment.hash] = _Place(segment.n, prev, offset, len(data))
-        for _, _, record in checked:
-            self.evidence.update(dict.fromkeys(model.sent_with(record)))
-            if isinstance(record, model.Event):
-                self.artifacts[record.artifact] = None
+        for item in found.items:
+            self.evidence.update(dict.fromkeys(model.sent_with(item.record)))
+            if isinstance(item.record, model.Event):
+                self.artifacts[item.record.artifact] = None
         return True
 
     # ---- objects ---------------------------------------------------------------------------------------------------

@@ -7,18 +7,22 @@ remembered between transfers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from cmf import errors, signing
 from cmf.errors import CmfError, CorruptError
-from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import Admission, Head, Sample, View
 from cmf.model.segment import Genesis, Segment
+from cmf.store.arriving import Arriving, Outcome
 from cmf.store.fold import Item
 from cmf.store.sql import SqlStore
+
+SEGMENTS_AT_ONCE = 256
+RECORDS_AT_ONCE = 10_000
+"""How much is committed together: what a crash may have sent once more."""
 
 
 class Peer(Protocol):
@@ -41,7 +45,7 @@ class Peer(Protocol):
         ...
 
     def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
-        """Verify each segment, then commit it atomically; say of each what became of it. Nothing raises halfway."""
+        """Verify each segment, then commit it, whole; say what became of each, in order. Nothing raises halfway."""
         ...
 
 
@@ -54,12 +58,17 @@ Authorize = Callable[[str, bytes, str], None]
 """Called with (scope, writer's key, site) of each segment before it is committed; raises `DeniedError`."""
 
 
-class LocalPeer:
-    """A store as one end of a transfer."""
+Insert = Callable[[Sequence[Arriving]], list[Outcome]]
+"""Commits checked segments; says what became of each."""
 
-    def __init__(self, store: SqlStore, *, authorize: Authorize | None = None) -> None:
+
+class LocalPeer:
+    """A store as one end of a transfer. ``insert``: what commits, if it isn't the store itself."""
+
+    def __init__(self, store: SqlStore, *, authorize: Authorize | None = None, insert: Insert | None = None) -> None:
         self._store = store
         self._authorize = authorize
+        self._insert = insert or store.insert
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return sampled (n, hash) of each stream in the view."""
@@ -74,20 +83,41 @@ class LocalPeer:
         return self._store.segments(view, after)
 
     def admit(self, segments: Iterable[bytes], *, sparse: bool = False) -> Iterator[Admission]:
-        """Verify and commit each segment. ``sparse``: the one before it need not be held (it came by `get`)."""
+        """Verify each segment, and commit some at a time; if the source fails, what came before that is kept.
 
-        def insert(segment: Segment, _: bytes, checked: Checked) -> bool:
-            scope, writer, site = self._scope_of(segment)
-            if self._authorize is not None:
-                self._authorize(scope, writer, site)
-            items = [Item(scope, id_, data, record) for id_, data, record in checked]
-            return self._store.insert(segment, items, sparse=sparse)
+        ``sparse``: the segment before one need not be held, since it came by `get`.
+        """
+        waiting: list[Verified] = []
+        started: dict[bytes, Stream] = {}
+        failure: Exception | None = None
+        arriving = iter(segments)
+        while failure is None:
+            try:
+                wire = next(arriving, None)
+            except Exception as error:  # noqa: BLE001  # whatever a source raises is raised again, once what it gave is kept
+                failure, wire = error, None
+            if wire is None:
+                break
+            found = verified(wire, lambda stream: started.get(stream) or self._store.scope_of(stream), self._authorize)
+            if isinstance(found, Admission):
+                yield from self._commit(waiting, sparse=sparse)
+                yield found
+                continue
+            started[found.segment.stream] = found.stream
+            waiting.append(found)
+            if len(waiting) == SEGMENTS_AT_ONCE or sum(len(held.items) for held in waiting) >= RECORDS_AT_ONCE:
+                yield from self._commit(waiting, sparse=sparse)
+        yield from self._commit(waiting, sparse=sparse)
+        if failure is not None:
+            raise failure
 
-        for wire in segments:
-            yield admitted(wire, self._store.scope_of, insert)
-
-    def _scope_of(self, segment: Segment) -> tuple[str, bytes, str]:
-        return stream_of(segment, self._store.scope_of)
+    def _commit(self, waiting: list[Verified], *, sparse: bool) -> Iterator[Admission]:
+        """Commit what waits, and say what became of each; then nothing waits."""
+        if waiting:
+            outcomes = self._insert([Arriving(found.segment, found.items, sparse) for found in waiting])
+            admissions = [admission(found, outcome) for found, outcome in zip(waiting, outcomes, strict=True)]
+            waiting.clear()
+            yield from admissions
 
 
 class Rehearsal:
@@ -111,28 +141,51 @@ class Rehearsal:
 
     def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
         """Verify each segment as the peer would, but for who may write what; keep none."""
-        started: dict[bytes, tuple[str, bytes, str]] = {}
-
-        def known(stream: bytes) -> tuple[str, bytes, str] | None:
-            return started.get(stream) or self._known(stream)
-
-        def look(segment: Segment, _: bytes, __: Checked) -> bool:
-            started[segment.stream] = stream_of(segment, known)
-            return True
-
+        started: dict[bytes, Stream] = {}
         for wire in segments:
-            yield admitted(wire, known, look)
+            found = verified(wire, lambda stream: started.get(stream) or self._known(stream))
+            if isinstance(found, Verified):
+                started[found.segment.stream] = found.stream
+                yield admission(found, "new")
+            else:
+                yield found
 
 
-Checked = list[tuple[bytes, bytes, model.Record | None]]
-"""The (id, bytes, record) of a segment's body, each checked."""
+Stream = tuple[str, bytes, str]
+"""(scope, writer's key, site) of a stream."""
 
-Known = Callable[[bytes], tuple[str, bytes, str] | None]
-"""Returns (scope, writer's key, site) of a stream that is held."""
+Known = Callable[[bytes], Stream | None]
+"""Returns what is known of a stream that is held."""
 
 
-def stream_of(segment: Segment, known: Known) -> tuple[str, bytes, str]:
-    """Return (scope, writer's key, site) of a segment's stream; `ConflictError` if its start isn't held."""
+class Verified(NamedTuple):
+    """A segment whose form, signature and body are right, and who may write it was asked."""
+
+    segment: Segment
+    stream: Stream
+    items: list[Item]
+
+
+def verified(wire: bytes, known: Known, authorize: Authorize | None = None) -> Verified | Admission:
+    """Verify one segment's wire bytes; return it with its records, or the admission that refuses it."""
+    segment: Segment | None = None
+    stream: Stream = ("", b"", "")
+    try:
+        segment = segments.from_wire(wire)
+        stream = stream_of(segment, known)
+        scope, writer, _ = stream
+        if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
+            raise CorruptError("A segment's signature is not its writer's.", kind="signature")
+        items = [Item(scope, id_, data, record) for id_, data, record in segments.check_body(segment)]
+        if authorize is not None:
+            authorize(*stream)
+    except CmfError as error:
+        return _refused(segment, stream[0], error)
+    return Verified(segment, stream, items)
+
+
+def stream_of(segment: Segment, known: Known) -> Stream:
+    """Return what is known of a segment's stream; `ConflictError` if its start isn't held."""
     if isinstance(segment.fields, Genesis):
         return segment.fields.scope, bytes.fromhex(segment.fields.writer), segment.fields.site
     found = known(segment.stream)
@@ -141,35 +194,31 @@ def stream_of(segment: Segment, known: Known) -> tuple[str, bytes, str]:
     return found
 
 
-def admitted(wire: bytes, known: Known, insert: Callable[[Segment, bytes, Checked], bool]) -> Admission:
-    """Verify one segment's wire bytes, then insert it; say what became of it. ``insert`` tells whether it was new."""
-    segment: Segment | None = None
-    scope = ""
-    try:
-        segment = segments.from_wire(wire)
-        scope, writer, _ = stream_of(segment, known)
-        if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
-            raise CorruptError("A segment's signature is not its writer's.", kind="signature")
-        checked = segments.check_body(segment)
-        new = insert(segment, wire, checked)
-    except CmfError as error:
-        return Admission(
-            stream=segment.stream.hex() if segment else "",
-            n=segment.n if segment else -1,
-            hash=segment.hash.hex() if segment else "",
-            outcome="refused",
-            scope=scope,
-            kind=error.kind,
-            detail=str(error),
-            status=errors.http_status(error),
-        )
+def admission(found: Verified, outcome: Outcome) -> Admission:
+    """Say what became of a verified segment: see `Outcome`."""
+    segment, scope = found.segment, found.stream[0]
+    if isinstance(outcome, CmfError):
+        return _refused(segment, scope, outcome)
     return Admission(
         stream=segment.stream.hex(),
         n=segment.n,
         hash=segment.hash.hex(),
-        outcome="new" if new else "known",
-        records=len(checked),
+        outcome=outcome,
+        records=len(found.items),
         scope=scope,
+    )
+
+
+def _refused(segment: Segment | None, scope: str, error: CmfError) -> Admission:
+    return Admission(
+        stream=segment.stream.hex() if segment else "",
+        n=segment.n if segment else -1,
+        hash=segment.hash.hex() if segment else "",
+        outcome="refused",
+        scope=scope,
+        kind=error.kind,
+        detail=str(error),
+        status=errors.http_status(error),
     )
 
 

@@ -78,3 +78,11 @@ def test_one_command_leaves_the_part_of_the_other_as_it_is(trial: Path) -> None:
     page = (trial / "RESULTS.md").read_text(encoding="utf-8")
     (line,) = [line for line in page.splitlines() if line.startswith("| W2 |") and "7.5 ×" in line]
     assert line.endswith("| ms | 2 | 15 (14–16) | 7.5 × |")
+
+
+def test_the_load_of_many_sites_is_acknowledged_whole() -> None:
+    words = ("--sites", "20", "--rate", "40", "--seconds", "2", "--database", "sqlite")
+    command = [sys.executable, "-m", "benchmarks.load", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    assert ", 0 refused" in done.stdout
+    assert int(done.stdout.split()[0]) >= 60

@@ -7,6 +7,8 @@ levels between are computed from the leaves or subtrees below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cmf.errors import ConflictError
 from cmf.model import log
 from cmf.model.log import Checkpoint
@@ -39,21 +41,22 @@ class Log:
         rows = connection.execute(
             "SELECT g.hash FROM segment g LEFT JOIN hub_entry e ON e.hash = g.hash WHERE e.hash IS NULL ORDER BY g.g"
         ).fetchall()
-        for (hash_,) in rows:
-            self.append(connection, hash_)
+        self.append(connection, [hash_ for (hash_,) in rows])
 
-    def append(self, connection: Connection, hash_: bytes) -> None:
-        """Give a segment, which this transaction commits, the next position."""
-        size = _size(connection)
-        moved = connection.execute("UPDATE hub_log SET size = ? WHERE shard = 0 AND size = ?", (size + 1, size))
+    def append(self, connection: Connection, hashes: Sequence[bytes]) -> None:
+        """Give segments, which this transaction commits, the next positions."""
+        old = _size(connection)
+        size = old + len(hashes)
+        moved = connection.execute("UPDATE hub_log SET size = ? WHERE shard = 0 AND size = ?", (size, old))
         if moved.rowcount != 1:
-            raise ConflictError("Another process extended the log.", hint="Send the segment again.", kind="busy")
-        connection.execute("INSERT INTO hub_entry (position, hash) VALUES (?, ?)", (size, hash_))
-        level, count = TILE_LEVELS, (size + 1) >> TILE_LEVELS
-        while count and (size + 1) == count << level:
-            tile = self._below(connection, level, count - 1)
-            connection.execute("INSERT INTO hub_tile (level, place, hash) VALUES (?, ?, ?)", (level, count - 1, tile))
-            level, count = level + TILE_LEVELS, count >> TILE_LEVELS
+            raise ConflictError("Another process extended the log.", hint="Send the segments again.", kind="busy")
+        entries = list(zip(range(old, size), hashes, strict=True))
+        connection.executemany("INSERT INTO hub_entry (position, hash) VALUES (?, ?)", entries)
+        level, before, after = TILE_LEVELS, old >> TILE_LEVELS, size >> TILE_LEVELS
+        while after > before:
+            tiles = [(level, place, self._below(connection, level, place)) for place in range(before, after)]
+            connection.executemany("INSERT INTO hub_tile (level, place, hash) VALUES (?, ?, ?)", tiles)
+            level, before, after = level + TILE_LEVELS, before >> TILE_LEVELS, after >> TILE_LEVELS
 
     def size(self) -> int:
         """Return how many entries there are."""

@@ -16,6 +16,7 @@ from cmf.graph import lineage
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub import cursors
 from cmf.hub.auth import Auth, Caller
+from cmf.hub.intake import Intake
 from cmf.hub.log import Log
 from cmf.hub.readable import ReadableIndex
 from cmf.model import digest as digests
@@ -64,6 +65,7 @@ class Hub:
         self._dialect = open_database(folder, database)
         self.log = Log(self._dialect, self.key)
         self.store = SqlStore(self._dialect, logged=self.log.append)
+        self._intake = Intake(self.store)
         self.auth = Auth(self._dialect)
         self.objects = LocalObjects(folder / "objects")
 
@@ -164,7 +166,7 @@ class Hub:
 
         count = 0
         scopes = set()
-        for admission in LocalPeer(self.store, authorize=authorize).admit(found):
+        for admission in LocalPeer(self.store, authorize=authorize, insert=self._intake.insert).admit(found):
             count += 1
             if admission.outcome != "refused" and caller.may_send(admission.scope):
                 scopes.add(admission.scope)

@@ -5,7 +5,7 @@ A head is a segment held complete back to its stream's start; a stream has sever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cmf.model import records as model
 from cmf.model import segment as segments
@@ -15,32 +15,37 @@ from cmf.store.batch import Item
 from cmf.store.dialect import Connection
 
 
-def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> None:
-    """Insert the segment that starts a stream. ``own``: this store seals into it."""
+def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> int:
+    """Insert the segment that starts a stream; return its number. ``own``: this store seals into it."""
     fields = segment.fields
     assert isinstance(fields, Genesis)
     s = connection.execute(
         "INSERT INTO stream (stream, scope, site, writer, own) VALUES (?, ?, ?, ?, ?) RETURNING s",
         (segment.hash, fields.scope, fields.site, bytes.fromhex(fields.writer), int(own)),
     ).fetchone()[0]
-    insert_segment(connection, segment, s, (), sparse=False)
+    return insert_segment(connection, segment, s, sparse=False)
 
 
-def insert_segment(connection: Connection, segment: Segment, s: int, ids: Sequence[bytes], *, sparse: bool) -> None:
-    """Insert a segment that isn't held; unless it is ``sparse``, its stream's head moves on to it."""
+def insert_segment(connection: Connection, segment: Segment, s: int, *, sparse: bool) -> int:
+    """Insert a segment that isn't held, and move its stream's head on to it unless ``sparse``; return its number."""
     fields = segment.fields
     prev = b"" if isinstance(fields, Genesis) else bytes.fromhex(fields.prev)
-    g = connection.execute(
+    g: int = connection.execute(
         "INSERT INTO segment (hash, s, n, prev, sparse, header, signature, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
         "RETURNING g",
         (segment.hash, s, segment.n, prev, int(sparse), segment.header, segment.signature, segment.body),
     ).fetchone()[0]
-    connection.executemany(
-        "INSERT INTO carried (prefix, g) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        sorted((prefix(id_), g) for id_ in ids),
-    )
     if not sparse:
         advance(connection, s, segment)
+    return g
+
+
+def insert_carried(connection: Connection, segments: Iterable[tuple[int, Sequence[bytes]]]) -> None:
+    """Note of some segments, by number, which records they carry."""
+    connection.executemany(
+        "INSERT INTO carried (prefix, g) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        sorted((prefix(id_), g) for g, ids in segments for id_ in ids),
+    )
 
 
 def advance(connection: Connection, s: int, segment: Segment) -> None:
@@ -117,10 +122,7 @@ def all_items(connection: Connection) -> Iterator[Item]:
     for g, scope in rows:
         hit = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
         held = segments.records_of(segments.parse(*hit))
-        connection.executemany(
-            "INSERT INTO carried (prefix, g) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            [(prefix(id_), g) for id_, _ in held],
-        )
+        insert_carried(connection, [(g, [id_ for id_, _ in held])])
         for id_, data in held:
             yield Item(scope, id_, data, model.trusted(data))
     for scope, id_, data in connection.execute("SELECT scope, id, data FROM pending ORDER BY p").fetchall():

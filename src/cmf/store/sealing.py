@@ -10,7 +10,7 @@ from typing import Any
 
 from cmf.model import records as model
 from cmf.model import segment as segments
-from cmf.store.chain import insert_genesis, insert_segment, prefix
+from cmf.store.chain import insert_carried, insert_genesis, insert_segment, prefix
 from cmf.store.dialect import Connection
 
 
@@ -41,7 +41,8 @@ def seal_scope(
         ).fetchone()
         body = [(id_, data, model.time_of(record)) for _, id_, data, record in part]
         sealed = segments.seal(stream[1], prev, n + 1, body, signer, now=now)
-        insert_segment(connection, sealed, stream[0], [id_ for id_, _, _ in body], sparse=False)
+        g = insert_segment(connection, sealed, stream[0], sparse=False)
+        insert_carried(connection, [(g, [id_ for id_, _, _ in body])])
         made += 1
     connection.execute("DELETE FROM pending WHERE scope = ?", (scope,))
     return made

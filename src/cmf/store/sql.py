@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cmf.errors import ConflictError, NotFoundError
+from cmf.errors import CmfError, ConflictError, NotFoundError, UnreachableError
 from cmf.graph.index import Node
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import Head, Sample, View, sample_numbers
-from cmf.model.segment import Genesis, Segment
 from cmf.store import ancestry, schema
+from cmf.store.arriving import Arriving, Outcome, take_in
 from cmf.store.batch import Item
-from cmf.store.chain import advance, all_items, behind, find, insert_genesis, insert_segment, prefix
+from cmf.store.chain import all_items, behind, find, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
 from cmf.store.index import EVERYTHING, SqlIndex
@@ -25,8 +25,8 @@ from cmf.store.sealing import seal_scope
 
 FOLD_RECORDS = 50_000
 
-Logged = Callable[[Connection, bytes], None]
-"""Called with the hash of each segment that comes in, in the transaction that commits it: a hub's log."""
+Logged = Callable[[Connection, Sequence[bytes]], None]
+"""Called with the hashes of segments that came in, in order, in the transaction that commits them: a hub's log."""
 
 _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
 
@@ -162,44 +162,24 @@ class SqlStore:
 
     # ---- segments ------------------------------------------------------------------------------------------------
 
-    def insert(self, segment: Segment, items: Sequence[Item], *, sparse: bool = False) -> bool:
-        """Commit one checked segment and fold it, in one durable transaction; return False if it was held already.
+    def insert(self, arriving: Sequence[Arriving]) -> list[Outcome]:
+        """Commit checked segments in their order and fold them, in one durable transaction.
 
-        Raises `ConflictError` if the segment before it isn't held (unless ``sparse``), or its stream isn't known.
+        Returns what became of each: a `ConflictError` if the segment before it isn't held (unless it may come
+        ``sparse``) or its stream isn't known. If the database refuses one, each is tried alone.
         """
-        with self._sql.write(durable=True) as connection:
-            if isinstance(segment.fields, Genesis):
-                if connection.execute("SELECT 1 FROM stream WHERE stream = ?", (segment.hash,)).fetchone():
-                    return False
-                insert_genesis(connection, segment, own=False)
-                if self._logged is not None:
-                    self._logged(connection, segment.hash)
-                return True
-            stream = connection.execute("SELECT s FROM stream WHERE stream = ?", (segment.stream,)).fetchone()
-            if stream is None:
-                raise ConflictError("A segment came without the start of its stream.", kind="gap")
-            complete = connection.execute(
-                "SELECT 1 FROM segment WHERE hash = ? AND s = ? AND n = ? AND sparse = 0",
-                (bytes.fromhex(segment.fields.prev), stream[0], segment.n - 1),
-            ).fetchone()
-            if not complete and not sparse:
-                raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
-            held = connection.execute("SELECT g, sparse FROM segment WHERE hash = ?", (segment.hash,)).fetchone()
-            if held is not None:
-                if held[1] and complete:
-                    connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (held[0],))
-                    advance(connection, stream[0], segment)
-                return False
-            ids = [item.id for item in items]
-            insert_segment(connection, segment, stream[0], ids, sparse=not complete)
-            connection.executemany(
-                "INSERT INTO promised (digest, scope) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                sorted({(digest, item.scope) for item in items for digest in model.sent_with(item.record)}),
-            )
-            if self._logged is not None:
-                self._logged(connection, segment.hash)
-            fold(connection, items, lambda id_: find(connection, id_))
-        return True
+        try:
+            with self._sql.write(durable=True) as connection:
+                outcomes, new = take_in(connection, arriving)
+                if new:
+                    if self._logged is not None:
+                        self._logged(connection, [one.segment.hash for one in new])
+                    fold(connection, [item for one in new for item in one.items], lambda id_: find(connection, id_))
+        except CmfError as error:
+            if len(arriving) == 1 or isinstance(error, UnreachableError):
+                return [error] * len(arriving)
+            return [self.insert([one])[0] for one in arriving]
+        return outcomes
 
     def scope_of(self, stream: bytes) -> tuple[str, bytes, str] | None:
         """Return (scope, writer's key, site) of a stream, or None if it isn't known."""

@@ -45,7 +45,7 @@ def test_tiles_agree_with_the_leaves_and_every_size_has_a_proof(dialect: Dialect
     notes = []
     for entry in hashes(count):
         with dialect.write() as connection:
-            kept.append(connection, entry)
+            kept.append(connection, [entry])
     plain = [log.leaf(entry) for entry in hashes(count)]
 
     def node(level: int, place: int) -> bytes:
@@ -71,13 +71,13 @@ def test_an_entry_that_is_not_committed_leaves_no_hole(dialect: Dialect) -> None
 
     def fail() -> None:
         with dialect.write() as connection:
-            kept.append(connection, b"a" * 32)
+            kept.append(connection, [b"a" * 32])
             raise KeyError("stop")
 
     with pytest.raises(KeyError):
         fail()
     with dialect.write() as connection:
-        kept.append(connection, b"b" * 32)
+        kept.append(connection, [b"b" * 32])
     assert kept.entries(0, 10) == [b"b" * 32]
 
 
