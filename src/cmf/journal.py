@@ -127,12 +127,9 @@ class JournalWriter:
             rows = min(rows_max, header.rows - at)
             part = msgspec.structs.replace(header, first=header.first + at, rows=rows)
             text = encoding.encode(part)
-            payload = bytearray((POINTS,))
-            payload += _HEADER.pack(len(text)) + text
-            payload += _little(steps[at : at + rows]) + _little(times[at : at + rows])
-            for column in columns:
-                payload += _little(column[at : at + rows])
-            self._write(_framed(bytes(payload)))
+            integers = [_little(column[at : at + rows]) for column in (steps, times)]
+            floats = [_little(column[at : at + rows]) for column in columns]
+            self._write(_framed(b"".join((bytes((POINTS,)), _HEADER.pack(len(text)), text, *integers, *floats))))
             yield rows
 
     def heartbeat(self, t_us: int) -> None:

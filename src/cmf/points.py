@@ -32,10 +32,10 @@ def sets(key: tuple[Any, ...]) -> list[tuple[Any, ...]]:
 class Points:
     """Rows of one set of names: ``add`` takes (step, time, value, …), without a lock, and `take` takes all in bulk.
 
-    A time is whole nanoseconds, or seconds as a float.
+    A time is whole nanoseconds, or seconds as a float. A row has ``width`` cells: that is for the caller to see to.
     """
 
-    __slots__ = ("add", "key", "names", "next", "order", "rows")
+    __slots__ = ("add", "cells", "key", "names", "next", "order", "width")
 
     def __init__(self, key: tuple[Any, ...]) -> None:
         self.key = key
@@ -43,40 +43,49 @@ class Points:
         if not self.names or len(set(self.names)) < len(key) or max(map(len, self.names)) > TEXT_CHARS_MAX:
             raise ValueError(f"it takes different names, each of at most {TEXT_CHARS_MAX} characters.")
         self.order = sorted(range(len(key)), key=lambda i: str(key[i]))
-        self.rows: list[tuple[Any, ...]] = []
-        self.add = self.rows.append  # looked up once, not at every row: a row is a microsecond
+        self.width = 2 + len(key)
+        # One row after the other, in one list: a column is a slice of it, and no row is an object that stays.
+        self.cells: list[Any] = []
+        self.add = self.cells.extend  # looked up once, not at every row: a row is a microsecond
         self.next = 0
+
+    def __len__(self) -> int:
+        """Return how many rows wait."""
+        return len(self.cells) // self.width
+
+    def keep(self, rows: int) -> None:
+        """Leave out all rows but the first ones."""
+        del self.cells[rows * self.width :]
 
     def take(self) -> tuple[array[int], array[int], list[array[float]], int]:
         """Return the rows so far as sorted columns, and how many rows were not numbers and are left out."""
-        rows = self.rows[:]
-        del self.rows[: len(rows)]
+        cells = self.cells[:]
+        del self.cells[: len(cells)]
         try:
-            columns = list(zip(*rows, strict=True))
-            if len(columns) == 2 + len(self.key):
-                steps = array("q", columns[0])
-                times = array("q", [_microseconds(t) for t in columns[1]])
-                if (
-                    min(steps) >= -INTEGER_MAX
-                    and max(steps) <= INTEGER_MAX
-                    and min(times) >= 0
-                    and max(times) <= INTEGER_MAX
-                ):
-                    return steps, times, [array("d", columns[2 + i]) for i in self.order], 0
+            steps, times = cells[:: self.width], _all_microseconds(cells[1 :: self.width])
+            if not cells or (
+                min(steps) >= -INTEGER_MAX
+                and max(steps) <= INTEGER_MAX
+                and min(times) >= 0
+                and max(times) <= INTEGER_MAX
+            ):
+                columns = [array("d", cells[2 + i :: self.width]) for i in self.order]
+                return array("q", steps), array("q", times), columns, 0
         except Exception:  # noqa: BLE001, S110  # a value's own conversion failed: below, row by row
             pass
-        return self._take_slowly(rows)
+        return self._take_slowly(cells)
 
-    def _take_slowly(self, rows: list[tuple[Any, ...]]) -> tuple[array[int], array[int], list[array[float]], int]:
+    def _take_slowly(self, cells: list[Any]) -> tuple[array[int], array[int], list[array[float]], int]:
         steps, times = array("q"), array("q")
         columns = [array("d") for _ in self.order]
         bad = 0
-        for row in rows:
+        for at in range(0, len(cells), self.width):
+            row = cells[at : at + self.width]
             try:
                 step, time = int(row[0]), _microseconds(row[1])
                 if not (step == row[0] and abs(step) <= INTEGER_MAX and 0 <= time <= INTEGER_MAX):
                     raise ValueError("no step or time")
-                if len(row) != 2 + len(columns) or any(isinstance(value, str | bytes) for value in row):
+                if any(isinstance(value, str | bytes) for value in row):
                     raise ValueError("no numbers")
                 found = [float(row[2 + i]) for i in self.order]
             except Exception:  # noqa: BLE001  # a value's own conversion may raise anything
@@ -98,6 +107,12 @@ def whole(step: Any) -> int:
     if found != step:
         raise ValueError(f"step {step} is not a whole number.")
     return found
+
+
+def _all_microseconds(times: list[Any]) -> list[int]:
+    if set(map(type, times)) == {int}:  # as they are when nobody gives a time of their own
+        return [time // 1000 for time in times]
+    return [_microseconds(time) for time in times]
 
 
 def _microseconds(time: Any) -> int:

@@ -281,7 +281,8 @@ class Recorder:
 
     def flush_soon(self) -> None:
         """Have the thread that flushes do so now; never waits."""
-        self._wake.set()
+        if not self._wake.is_set():  # to set it takes a lock, for which that thread would wait at every row
+            self._wake.set()
 
     def ended(self, run: Live) -> None:
         """Make a run that ended durable."""

@@ -296,12 +296,15 @@ class Run:
                 step = whole(step)
             if not -INTEGER_MAX <= step <= INTEGER_MAX:
                 raise ValueError(f"step {step} is beyond 2**53.")
+            row = (step, time_ns() if time is None else float(time), *values.values())
+            if len(row) != points.width:  # a mapping of the program's own, or one that another thread changes
+                raise ValueError("it has other values than names.")
             points.next = step + 1
-            points.add((step, time_ns() if time is None else float(time), *values.values()))
+            points.add(row)
         except Exception as error:  # noqa: BLE001  # a mapping or number of the program's may raise anything
             self._recorder.drop(f"a row of step metrics: {_said(error)}")
             return
-        if len(points.rows) >= ROWS_BUFFERED_MAX:
+        if len(points.cells) >= ROWS_BUFFERED_MAX * points.width:
             self._crowded(points)
         elif self._writes_through:
             self.flush()
@@ -349,8 +352,8 @@ class Run:
 
     def _crowded(self, points: Points) -> None:
         """Have the rows written soon; if the disk has not taken any for so long, leave the newest out."""
-        if len(points.rows) > ROWS_HELD_MAX:
-            del points.rows[ROWS_HELD_MAX:]
+        if len(points) > ROWS_HELD_MAX:
+            points.keep(ROWS_HELD_MAX)
             self._recorder.drop("a row of step metrics: the disk does not answer.")
         self._recorder.flush_soon()
 

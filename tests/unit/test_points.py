@@ -89,16 +89,12 @@ def test_what_was_taken_is_gone_and_what_comes_later_is_taken_later() -> None:
     assert points.take() == (array("q", [1]), array("q", [2]), [array("d", [2.0])], 0)
 
 
-def test_a_row_of_another_width_is_counted_and_its_neighbours_stay_whole() -> None:
-    points = filled([(0, NS, {"a": 1.0, "b": 2.0})])
-    points.add((1, NS, 3.0))
-    points.add((2, NS, 4.0, 5.0))
-    assert points.take() == (
-        array("q", [0, 2]),
-        array("q", [1, 1]),
-        [array("d", [1.0, 4.0]), array("d", [2.0, 5.0])],
-        1,
-    )
+def test_rows_beyond_those_to_keep_are_left_out_whole() -> None:
+    points = filled([(step, NS, {"a": step, "b": -step}) for step in range(4)])
+    points.keep(3)
+    assert len(points) == 3
+    steps, _, columns, _ = points.take()
+    assert (list(steps), columns) == ([0, 1, 2], [array("d", [0, 1, 2]), array("d", [0, -1, -2])])
 
 
 def test_seconds_and_nanoseconds_both_become_microseconds() -> None:

@@ -115,6 +115,19 @@ def test_what_is_no_row_is_counted_and_never_raises(run: cmf.Run, row: Any) -> N
     assert dropped() == 1
 
 
+def test_a_mapping_with_other_values_than_names_is_counted_and_its_neighbours_stay_whole(run: cmf.Run) -> None:
+    class Odd(dict[str, float]):
+        def values(self) -> Any:
+            return [1.0]
+
+    run.log({"a": 1.0, "b": 2.0}, step=0)
+    with pytest.warns(cmf.CmfWarning):
+        run.log(Odd(a=3.0, b=4.0), step=1)
+    run.log({"a": 5.0, "b": 6.0}, step=2)
+    run.finish()
+    assert (read(run, "a"), read(run, "b")) == ([(0, 1.0), (2, 5.0)], [(0, 2.0), (2, 6.0)])
+
+
 def test_a_name_that_is_no_text_is_read_by_its_text(run: cmf.Run) -> None:
     run.log({1: 0.5})  # type: ignore[dict-item]
     run.finish()
