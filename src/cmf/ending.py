@@ -7,7 +7,6 @@ program's is patched: neither `sys.exit` nor `sys.excepthook`.
 from __future__ import annotations
 
 import contextlib
-import dis
 import os
 import re
 import signal
@@ -59,8 +58,10 @@ class Program:
         frame = self._outermost
         if frame is None or hasattr(sys, "ps1"):  # at a prompt each statement is a program of its own
             return False
+        from opcode import opname
+
         code = frame.f_code.co_code
-        return 0 <= frame.f_lasti < len(code) and dis.opname[code[frame.f_lasti]].startswith("RETURN_")
+        return 0 <= frame.f_lasti < len(code) and opname[code[frame.f_lasti]].startswith("RETURN_")
 
 
 def write_exit_code(handle: int) -> bool:

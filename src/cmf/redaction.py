@@ -22,6 +22,20 @@ _TOKENS = "bos cls end eoa eos eot first image last mask next no num pad per pre
 _NO_SECRETS = frozenset(_TOKENS.split())
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
+
+class Rule:
+    """A regular expression that is compiled when it is first needed: most programs need few of these, or none."""
+
+    def __init__(self, text: str, flags: re.RegexFlag = re.NOFLAG) -> None:
+        self._text = text
+        self._flags = flags
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Return it compiled."""
+        return re.compile(self._text, self._flags)
+
+
 # Each has a form that nothing else has.
 _FORMS = (
     r"\b(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA|ABIA|ACCA)[A-Z0-9]{16}\b",
@@ -46,28 +60,28 @@ _FORMS = (
     r"\bhvs\.[A-Za-z0-9_-]{24,}",
     r"\bAGE-SECRET-KEY-1[A-Z0-9]{50,}",
 )
-_FORM = re.compile("|".join(_FORMS))
-_PEM = re.compile(
+_FORM = Rule("|".join(_FORMS))
+_PEM = Rule(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?"
     r"(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|\Z)"
 )
-_BEARER = re.compile(r"\b((?:Bearer|Token)\s+)(?=[^\s\"']*[0-9])[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE)
-_HEADER = re.compile(
+_BEARER = Rule(r"\b((?:Bearer|Token)\s+)(?=[^\s\"']*[0-9])[A-Za-z0-9._~+/=-]{12,}", re.IGNORECASE)
+_HEADER = Rule(
     r"""(\b(?:proxy-authorization|authorization|x-api-key|x-auth-token|private-token|cookie|set-cookie)["']?\s*[:=]\s*["']?)"""
     r"""[^"'\r\n]+""",
     re.IGNORECASE,
 )
-_NETRC = re.compile(r"(\blogin\s+\S+\s+password\s+|^[+ -]?\s*password[ \t]+)(?![=:])\S+(?=\s*$)", re.MULTILINE)
-_CURL = re.compile(r"(\b(?:curl|wget|https?|xh)\b[^\n|;&]*?\s(?:-u|--user|--auth|-a)[= ]\s*[\"']?)[^\s:\"']*:[^\s\"']+")
+_NETRC = Rule(r"(\blogin\s+\S+\s+password\s+|^[+ -]?\s*password[ \t]+)(?![=:])\S+(?=\s*$)", re.MULTILINE)
+_CURL = Rule(r"(\b(?:curl|wget|https?|xh)\b[^\n|;&]*?\s(?:-u|--user|--auth|-a)[= ]\s*[\"']?)[^\s:\"']*:[^\s\"']+")
 # An address up to what ends it in a text.
-_ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s\"'<>`]+)")
-_HOST = re.compile(r"localhost|\[[0-9A-Fa-f:.]+\]|[\w-]+(?:\.[\w-]+)+\.?|[\w.-]+:[0-9]+")
-_QUERY = re.compile(
+_ADDRESS = Rule(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s\"'<>`]+)")
+_HOST = Rule(r"localhost|\[[0-9A-Fa-f:.]+\]|[\w-]+(?:\.[\w-]+)+\.?|[\w.-]+:[0-9]+")
+_QUERY = Rule(
     r"(?:^|[&;?])(?:[^=&;]*(?:token|secret|passw|pwd|credential|api[-_]?key|access[-_]?key|signature)[^=&;]*|sig|auth|key)=",
     re.IGNORECASE,
 )
 # NAME=VALUE, NAME: VALUE, "NAME": "VALUE", --NAME VALUE in a text.
-_GIVEN = re.compile(
+_GIVEN = Rule(
     r"""(?P<option>(?<![\w-])--)?(?P<name>\b(?=[\w.-]{0,60}?(?:pass|pwd|secret|token|key|credential|authorization|invite))"""
     r"""[A-Za-z_][\w.-]{2,64})(?P<mark>["']?(?:\s*(?::=|=>|=|:)\s*|(?(option)[ ]+|(?!)))\\?)"""
     r"""(?:(?P<quote>["'])(?P<quoted>(?:\\.|(?!(?P=quote)).)*)(?:(?P=quote))|(?P<bare>[^\s"',;&)\]}]+))""",
@@ -81,11 +95,11 @@ rk_ xox xapp- hooks.slack npm_ pypi- eyj aiza ya29 sg. dckr dapi dop_v1 hvs. cur
 """
 _HINTS = tuple(_HINT.split())
 LINE_CHARS_MAX = 4096
-_PLACEHOLDER = re.compile(
+_PLACEHOLDER = Rule(
     r"\*+|<.*>|\[.*\]|\$\{.*\}|\$\(.*\)|\$\w+|\{.*\}|%[sr]|%\(.*\)s|\.\.\.|x+|None|null|true|false", re.IGNORECASE
 )
-_NUMBER = re.compile(r"[+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?", re.IGNORECASE)
-_CODE = re.compile(r"[A-Za-z_][A-Za-z_]*(?:\.[A-Za-z_]\w*)*[(\[].*|(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Za-z_]+")
+_NUMBER = Rule(r"[+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?", re.IGNORECASE)
+_CODE = Rule(r"[A-Za-z_][A-Za-z_]*(?:\.[A-Za-z_]\w*)*[(\[].*|(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*|[A-Za-z_]+")
 
 
 @functools.lru_cache(4096)
@@ -119,7 +133,7 @@ def known_secrets(variables: Mapping[str, str]) -> tuple[str, ...]:
         and names_secret(name)
         and value[0] not in "/~."
         and not (value.isalpha() and (value.islower() or value.isupper() or value.istitle()))
-        and not _NUMBER.fullmatch(value)
+        and not _NUMBER.pattern.fullmatch(value)
     )
 
 
@@ -142,7 +156,7 @@ class Redactor:
         if not hints:
             return text
         if "private key" in low:
-            text = _PEM.sub(_masked_lines, text)
+            text = _PEM.pattern.sub(_masked_lines, text)
         if len(text) <= LINE_CHARS_MAX:
             return _line(text)
         # Most lines of a long text, such as a diff, have nothing to look for.
@@ -178,7 +192,7 @@ class Redactor:
             and value
             and re.fullmatch(r"[-+~]*[\w./-]+", name)
             and names_secret(name)
-            and not _NUMBER.fullmatch(value)
+            and not _NUMBER.pattern.fullmatch(value)
         ):
             return f"{name}={MASK}"
         return self.text(word)
@@ -209,16 +223,16 @@ _USERS = frozenset({"curl", "wget", "http", "https", "xh"})
 
 
 def _line(text: str) -> str:
-    text = _FORM.sub(MASK, text)
-    text = _ADDRESS.sub(_masked_address, text)
+    text = _FORM.pattern.sub(MASK, text)
+    text = _ADDRESS.pattern.sub(_masked_address, text)
     for rule in (_HEADER, _BEARER, _NETRC, _CURL):
-        text = rule.sub(rf"\1{MASK}", text)
-    return _GIVEN.sub(_masked_given, text)
+        text = rule.pattern.sub(rf"\1{MASK}", text)
+    return _GIVEN.pattern.sub(_masked_given, text)
 
 
 def _special(value: str) -> bool:
     """Tell whether a value stands for something else, such as ``<pad>`` or ``${oc.env:TOKEN}``."""
-    return _PLACEHOLDER.fullmatch(value) is not None
+    return _PLACEHOLDER.pattern.fullmatch(value) is not None
 
 
 def _names_password(name: str) -> bool:
@@ -241,14 +255,14 @@ def _masked_address(match: re.Match[str]) -> str:
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     host = authority.rpartition("@")[2]
     # A password may hold a '/', '?', '#' or '@': then what stands where the host should be is none.
-    odd = "@" in rest[len(authority) :] and _HOST.fullmatch(host) is None and ":" in authority
+    odd = "@" in rest[len(authority) :] and _HOST.pattern.fullmatch(host) is None and ":" in authority
     cut = rest.rfind("@") if odd else authority.rfind("@")
     if cut >= 0:
         user = rest[:cut]
         open_user = ":" not in user and not scheme.lower().startswith("http")
         rest = rest if open_user else MASK + rest[cut:]
     place, mark, query = rest.partition("?")
-    if mark and _QUERY.search(query):
+    if mark and _QUERY.pattern.search(query):
         rest = f"{place}?{MASK}"
     return scheme + rest
 
@@ -268,8 +282,8 @@ def _masked_given(match: re.Match[str]) -> str:
 
 def _plain(name: str, value: str, *, tight: bool, option: bool) -> bool:
     """Tell whether an unquoted value is a number, a word of a sentence or an expression of code, and no secret."""
-    if _NUMBER.fullmatch(value):
+    if _NUMBER.pattern.fullmatch(value):
         return not _names_password(name)
     if option or (tight and name.isupper()):
         return False
-    return _CODE.fullmatch(value) is not None or (not tight and len(value) < 6)
+    return _CODE.pattern.fullmatch(value) is not None or (not tight and len(value) < 6)

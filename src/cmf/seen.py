@@ -7,7 +7,7 @@ variables of the functions that called for the run, the contexts that click has 
 from __future__ import annotations
 
 import enum
-import inspect
+import functools
 import os
 import sys
 import sysconfig
@@ -24,7 +24,6 @@ NAMES_MAX = 1000
 ITEMS_MAX = 1000
 _MISSING = "???"
 _NO = object()
-_LIBRARY = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def parameters() -> dict[str, Any]:
@@ -68,6 +67,11 @@ def _is_root(config: Any) -> bool:
     return config._get_parent() is None  # noqa: SLF001  # omegaconf has no public way to ask
 
 
+@functools.cache
+def _library() -> tuple[str, ...]:
+    return tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
 def _class(module: str, name: str) -> type | None:
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) else None
@@ -76,15 +80,15 @@ def _class(module: str, name: str) -> type | None:
 def _variables() -> list[list[object]]:
     """Return the variables of the main module and of the calling functions, the innermost last."""
     frames: list[types.FrameType] = []
-    frame = inspect.currentframe()
+    frame: types.FrameType | None = sys._getframe()  # noqa: SLF001  # inspect asks the same, and takes long to load
     while frame is not None and len(frames) < FRAMES_MAX:
         file = frame.f_code.co_filename
-        if not loaded.is_own(file) and not file.startswith((*_LIBRARY, "<frozen")):
+        if not loaded.is_own(file) and not file.startswith((*_library(), "<frozen")):
             frames.append(frame)
         frame = frame.f_back
     main = sys.modules.get("__main__")
     # A program that a library starts, such as a test runner's, has the library's own variables in its main module.
-    is_ours = main is not None and not str(getattr(main, "__file__", "")).startswith(_LIBRARY)
+    is_ours = main is not None and not str(getattr(main, "__file__", "")).startswith(_library())
     scopes: list[Mapping[str, object]] = [vars(main)] if main is not None and is_ours else []
     for one in reversed(frames):
         scopes += [one.f_globals, one.f_locals]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import subprocess
 import threading
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from cmf.objects import manifest
-from cmf.redaction import Redactor
+from cmf.redaction import Redactor, Rule
 from cmf.worktree import uri
 
 DIFF_BYTES_MAX = 64 << 20
@@ -33,7 +32,7 @@ SUBMODULE = "a submodule's own changes"
 POINTER_SUFFIXES = (".cmf", ".dvc")
 
 # Files that are made to hold secrets: never kept, whatever is in them.
-_SECRET_NAME = re.compile(
+_SECRET_NAME = Rule(
     r"\.env(?:\..+)?|.+\.env|\.envrc|\.netrc|_netrc|\.pgpass|\.pypirc|\.npmrc|\.git-credentials|\.htpasswd|\.boto|\.s3cfg"
     r"|\.dockercfg|\.vault-token|id_(?:rsa|dsa|ecdsa|ed25519)(?:[._-](?!pub$).*)?|.+\.(?:pem|key|p12|pfx|jks|keystore|ppk|kdbx|gpg|asc|ovpn)"
     r"|(?:.*[._-])?(?:credentials?|secrets?)(?:\.(?:json|ya?ml|toml|ini|cfg|txt|csv|env|xml))?|kubeconfig"
@@ -126,7 +125,7 @@ def capture(
     answer = _git(root, *_STATUS, bytes_max=STATUS_BYTES_MAX)
     top = _git(root, "rev-parse", "--show-toplevel") if answer is not None else None
     if answer is None or not top:
-        if _folders(root) is None or shutil.which("git") is None:
+        if _folders(root) is None or not _is_installed():
             return None
         return Code(omitted=(Omitted("", 0, "git did not answer"),), omitted_count=1)
     folder = top.removesuffix(b"\n")
@@ -290,7 +289,7 @@ class _Untracked(NamedTuple):
 
     def _look(self, path: bytes) -> tuple[bytes, int, int, str]:
         *folders, name = path.split(b"/")
-        if _SECRET_NAME.fullmatch(_shown(name)) or not _SECRET_FOLDERS.isdisjoint(folders):
+        if _SECRET_NAME.pattern.fullmatch(_shown(name)) or not _SECRET_FOLDERS.isdisjoint(folders):
             return b"", 0, 0, "named as what holds secrets"
         return _untracked(os.path.join(self.top, path), self.bytes_max)
 
@@ -318,6 +317,11 @@ def _untracked(path: bytes, bytes_max: int) -> tuple[bytes, int, int, str]:
         if len(data) > bytes_max:
             return b"", len(data), 0, "over the size limit"
         return data, len(data), found.st_mode, ""
+
+
+def _is_installed() -> bool:
+    # As `shutil.which`, which takes long to load; and what loads it when Python ends would change Python's exit code.
+    return any(os.access(os.path.join(folder, "git"), os.X_OK) for folder in os.get_exec_path())
 
 
 def _repository(root: Path) -> str:

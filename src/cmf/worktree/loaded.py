@@ -5,12 +5,13 @@ Imports nothing, starts no process, and touches no module but for its name and f
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import sysconfig
 import types
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from cmf.worktree import git
 
@@ -84,11 +85,11 @@ def editable() -> dict[str, str]:
             continue
         for name in names:
             try:
-                with open(os.path.join(folder, name, "direct_url.json"), encoding="utf-8") as file:
-                    value = json.load(file)
+                with open(os.path.join(folder, name, "direct_url.json"), "rb") as file:
+                    value = msgspec.json.decode(file.read())
                 if value["dir_info"]["editable"] is True:
                     path = unquote(urlsplit(value["url"]).path)
                     found.setdefault(name.partition("-")[0].replace("_", "-").lower(), path)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, msgspec.MsgspecError, ValueError, KeyError, TypeError):
                 continue
     return {name: path for name, path in sorted(found.items()) if not _OWN.startswith(os.path.join(path, ""))}
