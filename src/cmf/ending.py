@@ -89,18 +89,20 @@ def write_exit_code(handle: int) -> bool:
         return False
 
 
-def shielded(target: Callable[[], None]) -> Callable[[], None]:
-    """Return what a thread of ours runs: the signals that end a process are left to the main thread.
+def start_thread(target: Callable[[], None], *, name: str) -> threading.Thread:
+    """Start a thread of ours that leaves the signals that end a process to the main thread, and return it.
 
-    Given to another one, a signal would not wake the main thread, where Python runs the handlers, out of a sleep.
+    Given to another one, a signal would not wake the main thread, where Python runs the handlers, out of a sleep. The
+    new thread inherits the mask: if it set its own, one that comes just before would still be given to it. Raises
+    `RuntimeError` if no thread can be had.
     """
-
-    def run() -> None:
-        with contextlib.suppress(ValueError, OSError):
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        target()
-
-    return run
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return thread
 
 
 class Signals:
@@ -141,8 +143,7 @@ class Signals:
         if number not in self._told:
             self._told.add(number)
             with contextlib.suppress(Exception):
-                thread = threading.Thread(target=shielded(lambda: self._tell(number)), name="cmf-signal", daemon=True)
-                thread.start()
+                thread = start_thread(lambda: self._tell(number), name="cmf-signal")
                 if self._is_owned():
                     return  # the interrupted write ends first, with the rows that it has in hand; then `_tell` kills
                 # A disk that does not answer must not keep the process: it waits for a thread, not for the disk.
@@ -152,8 +153,7 @@ class Signals:
 
     def _tell(self, number: int) -> None:
         """Have it recorded, within some seconds; then send the signal again, which now ends the process."""
-        heard = threading.Thread(target=shielded(lambda: self._heard(number)), name="cmf-killed", daemon=True)
-        heard.start()
+        heard = start_thread(lambda: self._heard(number), name="cmf-killed")
         heard.join(_SIGNAL_SECONDS)
         os.kill(os.getpid(), number)
 

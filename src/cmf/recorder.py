@@ -274,10 +274,8 @@ class Recorder:
     def keep_flushing(self) -> None:
         """Start the thread that flushes; a forked child has none until it logs."""
         if self._thread is None:
-            thread = threading.Thread(target=ending.shielded(self._background), name="cmf", daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread can be had: rows wait for the end of the run
-                thread.start()
-                self._thread = thread
+                self._thread = ending.start_thread(self._background, name="cmf")
 
     def flush_soon(self) -> None:
         """Have the thread that flushes do so now; never waits."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -486,7 +485,7 @@ class Run:
         if recorder.surroundings.known:
             self._describe()
         else:
-            threading.Thread(target=ending.shielded(self._describe), name="cmf-describe", daemon=True).start()
+            ending.start_thread(self._describe, name="cmf-describe")
 
     def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as values, or the object that holds them if they are large."""
