@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from cmf import config, launch, recording, starting, terminal
-from cmf.errors import CmfError, UnreachableError
+from cmf.errors import CmfError
 from cmf.model.records import slug
 from cmf.worktree import trace
 
@@ -51,14 +51,14 @@ def run(
     way: str = "auto",
     output: bool = True,
 ) -> Finished:
-    """Run a command to its end and record it. ``program`` is the file that ``command[0]`` names.
+    """Run a command to its end and record it. ``program`` is the file that ``command[0]`` names, "" if there is none.
 
     ``way`` says how the files that it reads and writes are found: one of `trace.WAYS`. ``output``: keep what it writes
     to its standard output and error as an object, while that passes through.
     """
     environment = config.environment()
     root = config.place(Path.cwd(), override=environment.dir).parent.absolute()
-    watching = trace.witness(way, root)
+    watching = trace.witness(way if program else "off", root)
     run = starting.run(
         scope or f"{_pipeline(root)}/{_stage(command)}",
         name=name or None,
@@ -68,6 +68,8 @@ def run(
     place = config.place(Path.cwd(), override=environment.dir).absolute()
     if run.rank == 0:  # another rank must not take the birth from it
         launch.announce(place, run.id)
+    if not program:
+        return _not_started(Finished(run, watching), command[0])
     handle, told = tempfile.mkstemp(prefix="cmf-")
     os.close(handle)
     ours = {
@@ -86,13 +88,15 @@ def run(
             streams.abandon()
         watching.ended(0)
         os.unlink(told)
-        run.finish("failed", exit=126)
-        raise UnreachableError(f"'{command[0]}' cannot be started: {error.strerror}.", kind="command") from error
+        return _not_started(Finished(run, watching), command[0], error)
     with _signals_to(child):
         returned = streams.copy(child) if streams else child.wait()
     if streams and streams.kept.size:
         run.keep_output(streams.kept.take(), streams.kept.size)
     accesses = watching.ended(child.pid)
+    if watching.refused:
+        os.unlink(told)
+        return _not_started(Finished(run, watching), command[0], watching.refused)
     ignoring = trace.Ignoring(root, program)
     found = accesses.found(ignoring.is_input, ignoring.is_output)
     done = Finished(run, watching)
@@ -111,6 +115,21 @@ def run(
         said = sorted(declared[f"error {run.node}"]) if returned else []
         ended_by = msgspec.json.decode(said[0]) if said else None
         run.finish("finished" if returned == 0 else "failed", exit=returned, error=ended_by)
+    return done
+
+
+def _not_started(done: Finished, word: str, error: OSError | None = None) -> Finished:
+    """End the run of a command that could not be started, with the exit code that a shell gives then."""
+    if error is None:
+        if os.path.lexists(word) and os.sep in word:
+            error = PermissionError(0, "it is a folder" if os.path.isdir(word) else "it is not executable")
+        else:
+            error = FileNotFoundError(0, "there is no such command")
+    done.way = "off"
+    done.code = 127 if isinstance(error, FileNotFoundError) and not error.errno else 126
+    said = f"'{word}' cannot be run: {(error.strerror or '').lower()}."
+    done.problems.append(said)
+    done.run.finish("failed", exit=done.code, error={"type": type(error).__name__, "message": said})
     return done
 
 

@@ -36,8 +36,9 @@ def run(
 ) -> Run:
     """Start a run and return its handle.
 
-    ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``resume`` goes on with an
-    execution by its id (or the start of it) in a new attempt. ``parent`` is the run that this one is a part of, or its
+    ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``name`` is what people call
+    it, two words if left out; of an execution that has a name already, since `cmf run` began it, it is the title.
+    ``resume`` goes on with an execution by its id (or the start of it) in a new attempt. ``parent`` is the run that this one is a part of, or its
     ``node`` (`CMF_PARENT`). ``rank`` is this process's number among those that write one execution together; torchrun,
     MPI and Slurm say it themselves. With ``system``, what program and machine use (processor, memory, disk, network) is
     told every ten seconds as step metrics under ``system/``, unless `CMF_SYSTEM` or the store's settings say not to.
@@ -88,6 +89,8 @@ def run(
     if joins or place.late:  # the birth is recorded already: by `cmf run`, or by a rank that has ended
         for key, value in {**seen, **(params or {})}.items():
             made.set(f"param/{key}", value)
+        if name:
+            made.set("title", name)
     return made
 
 

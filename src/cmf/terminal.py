@@ -80,6 +80,8 @@ class Streams:
 
     def _resize(self) -> None:
         """Give our terminal the size of the one behind it."""
+        if self._master not in self._targets:
+            return
         with contextlib.suppress(OSError):
             size = fcntl.ioctl(self._targets[self._master], termios.TIOCGWINSZ, bytes(_SIZE.size))
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
@@ -102,21 +104,19 @@ class Streams:
                     for key, _ in selector.select():
                         if key.fd != ended:
                             self._pass_on(key.fd, selector)
-                for source in self._targets:
-                    while source in selector.get_map() and self._pass_on(source, selector):
+                for source in list(self._targets):
+                    while source in self._targets and self._pass_on(source, selector):
                         pass
             finally:
                 os.close(ended)
                 for source in self._targets:
-                    with contextlib.suppress(OSError):
-                        os.close(source)
+                    os.close(source)
         return child.returncode
 
     def abandon(self) -> None:
         """Close everything: the command could not be started."""
         for handle in (*self._slaves, *self._targets):
-            with contextlib.suppress(OSError):
-                os.close(handle)
+            os.close(handle)
 
     def _pass_on(self, source: int, selector: selectors.BaseSelector) -> bool:
         """Pass on what is there; return whether there was anything. A source that is at its end is dropped."""
@@ -132,8 +132,10 @@ class Streams:
             self.kept.add(data)
             if _write(self._targets[source], data):
                 return True
-        # The end; or whoever read our output is gone, and the command shall learn it as it would have.
+        # The end; or whoever read our output is gone, and the command shall learn it as it would have. It is forgotten
+        # with its closing: the next file that another thread opens may have its number.
         selector.unregister(source)
+        del self._targets[source]
         os.close(source)
         return False
 

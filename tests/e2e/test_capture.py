@@ -126,11 +126,12 @@ with cmf.run({scope}params={{"k": 3}}) as run:
 def test_a_run_inside_a_recorded_command_is_the_same_execution_and_records_nothing_twice(
     project: Path, way: str
 ) -> None:
-    (project / "work.py").write_text(DECLARES.format(scope=""))
+    (project / "work.py").write_text(DECLARES.format(scope="name='my own', "))
     assert files(project, way, sys.executable, "work.py") == (["data.csv"], ["model.bin", "notes"])
     (found,) = cmf(project, "log", "--json").json["executions"]
     assert (found["status"], found["params"], found["scope"]) == ("finished", {"k": 3}, "farm/work")
     assert [use["name"] for use in found["outputs"] if use["path"] == "model.bin"] == ["model"]
+    assert "my own" in cmf(project, "show", found["id"]).out
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -183,3 +184,28 @@ def test_the_exception_that_ended_a_script_is_kept_by_cmf_run_around_it(project:
     assert (found["status"], found["exit"]) == ("failed", 1)
     assert (found["error"]["type"], found["error"]["message"]) == ("ValueError", "no such sheep")
     assert "traceback" in found["error"]
+
+
+@pytest.mark.parametrize("way", [*WAYS, "off"])
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("no-such-command", 127, "there is no such command"),
+        ("./data.csv", 126, "it is not executable"),
+        ("./folder", 126, "it is a folder"),
+        ("./no-program", 126, "exec format error"),
+        ("./no-interpreter", 126, "no such file or directory"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_a_failed_execution_with_the_code_a_shell_gives(
+    project: Path, way: str, command: str, code: int, said: str
+) -> None:
+    (project / "folder").mkdir()
+    for name, text in (("no-program", "nothing"), ("no-interpreter", "#!/no/such/interpreter\n")):
+        (project / name).write_text(text)
+        (project / name).chmod(0o755)
+    told = cmf(project, "run", "--trace", way, "--", command, code=code).err
+    assert f"cmf: '{command}' cannot be run: {said}.\n" in told
+    (found,) = cmf(project, "log", "--json").json["executions"]
+    assert (found["status"], found["exit"]) == ("failed", code)
+    assert said in cmf(project, "show", found["id"]).out

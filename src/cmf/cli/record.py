@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cmf.errors import NotFoundError, UsageError
+from cmf.errors import UsageError
 
 
 @click.command()
@@ -47,14 +47,12 @@ def init(folder: Path | None, site: str) -> None:
 def run(scope: str, name: str, params: tuple[str, ...], way: str, output: bool, command: tuple[str, ...]) -> int:
     """Run a command and record it: command line, code, environment, exit code, and the files it read and wrote.
 
-    The command's own exit code is passed on.
+    The command's own exit code is passed on; it is 127 if there is no such command, 126 if it cannot be run.
     """
     from cmf import command as commands
 
     values = dict(_parameter(text) for text in params)
-    program = shutil.which(command[0])
-    if program is None:
-        raise NotFoundError(f"There is no command '{command[0]}' to run.", hint="Check its spelling and your PATH.")
+    program = shutil.which(command[0]) or ""
     done = commands.run(list(command), program=program, scope=scope, name=name, params=values, way=way, output=output)
     for problem in done.problems:
         click.echo(f"cmf: {problem}", err=True)

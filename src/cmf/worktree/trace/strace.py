@@ -6,6 +6,7 @@ process id, exit code, signals and job control. Only calls that name files are s
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -52,6 +53,19 @@ def usable() -> bool:
 def prefix(log: str) -> list[str]:
     """Return the words to put before a command, so that it is traced into a file."""
     return [shutil.which("strace") or "strace", *_OPTIONS, "-e", f"trace={CALLS}", "-o", log, "--"]
+
+
+def refused(log: str, pid: int) -> OSError | None:
+    """Return why the program could not be executed, which strace itself then ended for; None if it was."""
+    try:
+        with open(log, encoding="ascii", errors="surrogateescape") as file:
+            calls = re.findall(rf"^{pid} +execve\(.*\) += (-?\d+) ?(\w*)(?: \((.*)\))?$", file.read(), re.MULTILINE)
+    except FileNotFoundError:
+        return None
+    if not calls or any(returned == "0" for returned, _, _ in calls):
+        return None
+    _, name, said = calls[-1]
+    return OSError(getattr(errno, name, errno.ENOEXEC), said.lower())
 
 
 def take(log: str, pid: int, into: Accesses) -> bool:

@@ -18,9 +18,13 @@ _HOOK = Path(__file__).parent / "hook"
 
 
 class Witness:
-    """Watches one program. ``way`` is how: ``strace``, ``python`` or ``off``."""
+    """Watches one program. ``way`` is how: ``strace``, ``python`` or ``off``.
+
+    ``refused`` is why it could not be executed, if that is only known when it has ended.
+    """
 
     def __init__(self, way: str, root: Path) -> None:
+        self.refused: OSError | None = None
         self.way = way
         self.problems: list[str] = []
         self._root = root
@@ -43,8 +47,10 @@ class Witness:
 
     def ended(self, pid: int) -> Accesses:
         """Return what the program did, once it has ended."""
-        if self.way == "strace" and not strace.take(self._log, pid, self._accesses):
-            self.problems.append("strace did not tell everything: files may be missing.")
+        if self.way == "strace":
+            if not strace.take(self._log, pid, self._accesses):
+                self.problems.append("strace did not tell everything: files may be missing.")
+            self.refused = strace.refused(self._log, pid)
         if self.way == "python":
             self._compare()
         if self._folder:
