@@ -38,13 +38,13 @@ def run(
 
     ``scope`` is ``pipeline/stage``; what is left out comes from the folder and the script. ``name`` is what people call
     it, two words if left out; of an execution that has a name already, since `cmf run` began it, it is the title.
-    ``resume`` goes on with an execution by its id (or the start of it) in a new attempt. ``parent`` is the run that this one is a part of, or its
-    ``node`` (`CMF_PARENT`). ``rank`` is this process's number among those that write one execution together; torchrun,
-    MPI and Slurm say it themselves. With ``system``, what program and machine use (processor, memory, disk, network) is
-    told every ten seconds as step metrics under ``system/``, unless `CMF_SYSTEM` or the store's settings say not to.
-    Parameters that argparse, click, hydra or omegaconf hold are recorded beside ``params``, unless ``see_params`` is
-    False (None: as the store's settings say). Raises `UsageError` for a bad scope, `NotFoundError` for a resumed
-    execution that isn't here; otherwise recording never fails your program.
+    ``resume`` goes on with an execution by its id (or the start of it) in a new attempt. ``parent`` is the run that
+    this one is a part of, or its ``node`` (`CMF_PARENT`). ``rank`` is this process's number among those that write one
+    execution together; torchrun, MPI and Slurm say it themselves. With ``system``, what program and machine use
+    (processor, memory, disk, network) is told every ten seconds as step metrics under ``system/``, unless `CMF_SYSTEM`
+    or the store's settings say not to. Parameters that argparse, click, hydra or omegaconf hold are recorded beside
+    ``params``, unless ``see_params`` is False (None: as the store's settings say). Raises `UsageError` for a bad scope,
+    `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your program.
     """
     environment = config.environment()
     above = parent.node if isinstance(parent, Run) else parent or environment.parent

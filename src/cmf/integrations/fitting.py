@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from cmf import starting
+from cmf.recorder import CmfWarning
 from cmf.recording import Run, open_run
 
 TEXT_CHARS_MAX = 500
@@ -142,8 +145,13 @@ def recorded(
     end: Callable[..., None],
     *,
     not_from: tuple[str, ...] = (),
+    by_name: bool = False,
 ) -> Callable[..., Any]:
-    """Return a function's stand-in, whose calls are recorded but for those that the packages ``not_from`` make."""
+    """Return a function's stand-in, whose calls are recorded but for those that the packages ``not_from`` make.
+
+    ``by_name``: what a call gives by position is handed on by name, so that ``begin`` finds and changes it there.
+    """
+    names = list(inspect.signature(function).parameters) if by_name else []
 
     @functools.wraps(function)
     def stand_in(*args: Any, **kwargs: Any) -> Any:
@@ -152,6 +160,8 @@ def recorded(
 
         if not_from and sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] in not_from:  # noqa: SLF001
             return function(*args, **kwargs)
+        if args and len(args) <= len(names) and kwargs.keys().isdisjoint(given := names[: len(args)]):
+            args, kwargs = (), {**dict(zip(given, args, strict=True)), **kwargs}
         return act(function, args, kwargs, begin=begin, end=end)
 
     return stand_in
@@ -161,7 +171,8 @@ def _begun() -> Fit | None:
     try:
         run = open_run()
         return Fit(run, owns=False) if run is not None else Fit(starting.run(), owns=True)
-    except Exception:  # noqa: BLE001  # no run can be made here: the program trains on
+    except Exception as error:  # noqa: BLE001  # no run can be made here: the program trains on
+        warnings.warn(f"cmf: a fit is not recorded: {error}", CmfWarning, stacklevel=5)
         return None
 
 

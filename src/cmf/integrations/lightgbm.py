@@ -13,25 +13,22 @@ def install(patches: fitting.Patches) -> None:
     import lightgbm
 
     train = lightgbm.train
-    stand_in = fitting.recorded(train, _begin, _end)
+    stand_in = fitting.recorded(train, _begin, _end, by_name=True)
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "lightgbm" and getattr(module, "train", None) is train:
             patches.set(module, "train", stand_in)
 
 
-def _begin(fit: fitting.Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+def _begin(fit: fitting.Fit, _: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     def telling(environment: Any) -> None:
         fit.safely(_log, environment)
 
     telling.order = 25  # type: ignore[attr-defined]  # before early stopping (30), which ends an iteration by raising
-    fit.params(args[0] if args else kwargs.get("params", {}))
-    fit.params({"num_boost_round": args[2] if len(args) > 2 else kwargs.get("num_boost_round", 100)})
-    data = args[1] if len(args) > 1 else kwargs.get("train_set")
-    raw = getattr(data, "data", None)
+    fit.params(kwargs.get("params", {}))
+    fit.params({"num_boost_round": kwargs.get("num_boost_round", 100)})
+    raw = getattr(kwargs.get("train_set"), "data", None)
     if hasattr(raw, "shape"):
         fit.data("train", raw)
-    if len(args) > 8:  # its callbacks were given by position
-        return None
     return {**kwargs, "callbacks": [*(kwargs.get("callbacks") or []), telling]}
 
 

@@ -13,13 +13,13 @@ def install(patches: fitting.Patches) -> None:
     import xgboost
 
     train = xgboost.train
-    stand_in = fitting.recorded(train, _begin, _end)
+    stand_in = fitting.recorded(train, _begin, _end, by_name=True)
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "xgboost" and getattr(module, "train", None) is train:
             patches.set(module, "train", stand_in)
 
 
-def _begin(fit: fitting.Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _begin(fit: fitting.Fit, _: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     from xgboost.callback import TrainingCallback
 
     class Telling(TrainingCallback):  # type: ignore[misc]  # no types are installed for it
@@ -29,10 +29,10 @@ def _begin(fit: fitting.Fit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
             fit.safely(_log, epoch, evals_log)
             return False
 
-    fit.params(args[0] if args else kwargs.get("params", {}))
-    fit.params({"num_boost_round": args[2] if len(args) > 2 else kwargs.get("num_boost_round", 10)})
+    fit.params(kwargs.get("params", {}))
+    fit.params({"num_boost_round": kwargs.get("num_boost_round", 10)})
     changed = {**kwargs, "callbacks": [Telling(), *(kwargs.get("callbacks") or [])]}  # one that stops is the last
-    data = args[1] if len(args) > 1 else kwargs.get("dtrain")
+    data = kwargs.get("dtrain")
     if data is not None:
         fit.run.set("data/train", {"type": type(data).__name__, "shape": [data.num_row(), data.num_col()]})
     return changed

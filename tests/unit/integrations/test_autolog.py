@@ -192,6 +192,39 @@ def test_lightgbm_tells_each_iteration_and_keeps_the_model(sklearn_api: bool) ->
     assert lightgbm.Booster(model_str=data.decode()).num_trees() == 4
 
 
+def test_callbacks_of_lightgbm_that_are_given_by_position_are_called_and_ours_beside_them() -> None:
+    data, seen = lightgbm.Dataset(pd.DataFrame(X, columns=["a", "b", "c"]), Y), []
+    told = {"objective": "binary", "verbose": -1}
+    lightgbm.train(told, data, 3, [data], None, None, None, False, [lambda env: seen.append(env.iteration)])
+    run = only()
+    assert seen == [0, 1, 2]
+    assert run.params["num_boost_round"] == 3
+    with cmf.open() as repo:
+        assert len(list(repo.series(run.id, "training/binary_logloss"))) == 3
+
+
+@pytest.mark.parametrize("framework", ["sklearn", "xgboost", "lightgbm"])
+def test_the_shape_and_columns_of_the_data_are_told(framework: str) -> None:
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    if framework == "sklearn":
+        LogisticRegression().fit(frame, Y)
+    elif framework == "xgboost":
+        xgboost.train({}, xgboost.DMatrix(frame, Y), 1)
+    else:
+        lightgbm.train({"verbose": -1}, lightgbm.Dataset(frame, Y, free_raw_data=False), 1)
+    told = only().properties["data/X" if framework == "sklearn" else "data/train"]
+    assert told["shape"] == [60, 3]
+    if framework != "xgboost":  # its matrix is its own type
+        assert told["columns"] == ["a", "b", "c"]
+
+
+def test_a_fit_that_no_run_can_be_made_for_goes_on_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMF_RANK", "none")
+    with pytest.warns(cmf.CmfWarning, match="a fit is not recorded"):
+        fitted = LogisticRegression().fit(X, Y)
+    assert fitted.coef_.shape == (1, 3)
+
+
 def test_a_framework_that_is_imported_later_is_recorded_and_its_loader_is_its_own(folder: Path) -> None:
     code = """
 import sys, cmf
