@@ -141,6 +141,7 @@ def cli_page() -> str:
         ("`CMF_EXECUTION`, `CMF_ATTEMPT`, `CMF_RANK`", "What processes that write one execution together share."),
         ("`CMF_PARENT`", "The run that runs of this process are a part of, as `run.node` names it."),
         ("`NO_COLOR`", "Any value: no colours."),
+        ("`CMF_PAGER`, `PAGER`", "What shows answers higher than the terminal: `less` if unset, nothing if empty."),
         ("`XDG_STATE_HOME`", "Where a hub of this machine leaves its token for your commands."),
     ]
     found = [command_part(path, command) for path, command in commands(cli, "cmf")]

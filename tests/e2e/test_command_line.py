@@ -196,7 +196,6 @@ MISTAKES = [
     (("lineage", "sha256:abcdef"), 3, "Nothing here is called"),
     (("run", "--scope", "bad scope/x!", "--", "true"), 2, "is not a scope"),
     (("run", "--param", "novalue", "--", "true"), 2, "is not a parameter"),
-    (("run", "--", "no-such-command-here"), 3, "no command 'no-such-command-here'"),
     (("push",), 3, "no remote 'origin'"),
     (("push", "nowhere"), 3, "no remote 'nowhere'"),
     (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "cannot be used together"),

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from cmf.terminal import HEAD_BYTES, TAIL_BYTES, Kept
-from tests.commands import cmf
+from tests.commands import cmf, git
 
 CMF = [sys.executable, "-m", "cmf"]
 WAIT_SECONDS = 60
@@ -198,3 +198,38 @@ def test_what_is_left_in_the_background_is_not_waited_for(tmp_path: Path) -> Non
     timer.cancel()
     assert done.stdout == b"done\n"
     assert not started.is_set()
+
+
+def test_a_long_answer_is_paged_on_a_terminal_and_a_short_one_is_not(terminal: Terminal, tmp_path: Path) -> None:
+    for n in range(3):
+        cmf(tmp_path, "run", "--name", f"run{n}", "--", "true")
+    terminal.resize(6, 99)
+    terminal.type(f"CMF_PAGER='sed s/^/paged:/' {' '.join(CMF)} log -n 1; echo end\n")
+    assert "paged:" not in terminal.wait(r"(?s)run2.*^end")
+    terminal.type(f"CMF_PAGER='sed s/^/paged:/' {' '.join(CMF)} show run0; echo end\n")
+    assert "paged:run0" in terminal.wait(r"(?s)paged:.*^end")
+    terminal.type(f"CMF_PAGER='sed s/^/paged:/' {' '.join(CMF)} show run0 --json; echo end\n")
+    assert "paged:" not in terminal.wait(r"(?s)\}\s+end")
+    terminal.type(f"CMF_PAGER=no-such-pager {' '.join(CMF)} show run0; echo end\n")
+    assert "run0" in terminal.wait(r"(?s)run0.*^end")
+    terminal.close()
+
+
+def test_a_diff_is_coloured_on_a_terminal_and_obeys_nothing_that_was_recorded(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "work.py").write_text("one = 1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "start")
+    (tmp_path / "work.py").write_text("one = 2  # \x1b]0;owned\x07\n")
+    cmf(tmp_path, "run", "--name", "dirty", "--", sys.executable, "work.py")
+    terminal.type(f"TERM=xterm CMF_PAGER=cat {' '.join(CMF)} show dirty --diff; echo end\n")
+    shown = terminal.wait(r"(?s)diff --git.*^end")
+    assert "\x1b[31m-one = 1\x1b[m" in shown
+    assert "\x1b[32m+one = 2  # ^[]0;owned^G\x1b[m" in shown
+    plain = subprocess.run([*CMF, "show", "dirty", "--diff"], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert b"+one = 2  # \x1b]0;owned\x07\n" in plain
+    terminal.type(f"TERM=xterm NO_COLOR=1 CMF_PAGER=cat {' '.join(CMF)} show dirty --diff; echo end\n")
+    assert "\x1b" not in terminal.wait(r"(?s)diff --git.*^end")
+    terminal.close()

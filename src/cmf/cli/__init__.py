@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from cmf.cli import paging
 from cmf.errors import CmfError, exit_code
 
 COMMANDS = {
@@ -99,7 +100,8 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv[1:3]
     code = 1
     try:
-        outcome: Any = cli.main(prog_name="cmf", standalone_mode=False)
+        with paging.paged(sys.argv):
+            outcome: Any = cli.main(prog_name="cmf", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except CmfError as error:
         if debug:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,13 +97,13 @@ def show(name: str, *, history: bool, diff: bool, output: bool, series: str, poi
             digest = view.code.get("diff")
             if not isinstance(digest, dict):
                 raise NotFoundError(f"{view.name or name} ran with no uncommitted changes, or they were not kept.")
-            sys.stdout.buffer.write(here.read(digest["$object"]))
+            showing.patch(here.read(digest["$object"]))
         elif output:
             view = here.execution(name)
             kept = view.terminal.get("object")
             if not isinstance(kept, dict):
                 raise NotFoundError(f"Nothing that {view.name or name} wrote to a terminal was kept.")
-            sys.stdout.buffer.write(here.read(kept["$object"]))
+            showing.raw(here.read(kept["$object"]))
         elif target.node.startswith("artifact:"):
             artifact = here.artifact(target.node.removeprefix("artifact:"))
             maker = here.execution(target.execution) if target.execution else None

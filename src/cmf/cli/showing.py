@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,12 @@ from cmf.model import encoding
 from cmf.repo import Status
 from cmf.series import Points
 from cmf.slicing import FOLDER, PART_OF
+
+PATCH_STYLE = {b"diff ": "1", b"index ": "1", b"--- ": "1", b"+++ ": "1", b"@@": "36", b"-": "31", b"+": "32"}
+"""How lines of a diff begin, the longer first, and the terminal's number of their colour."""
+
+_COMMANDS = re.compile(rb"\x1b(?!\[[0-9;:]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+"""What a terminal obeys, but for colours, tabs and the ends of lines."""
 
 CHILDREN_MAX = 20
 """How many children of an execution are shown with it."""
@@ -301,3 +309,21 @@ def status(found: Status) -> None:
         )
     for problem in found.problems:
         out.print(f"  [red]A journal cannot be read: {escape(problem)}[/red]")
+
+
+def patch(data: bytes) -> None:
+    """Write a diff as git made it; on a terminal in git's colours."""
+    if render.console().no_color or not sys.stdout.isatty():
+        raw(data)
+        return
+    for line in data.splitlines(keepends=True):
+        style = next((PATCH_STYLE[start] for start in PATCH_STYLE if line.startswith(start)), "")
+        text = line.rstrip(b"\r\n")
+        raw(b"\x1b[%sm%s\x1b[m%s" % (style.encode(), text, line[len(text) :]) if style else line)
+
+
+def raw(data: bytes) -> None:
+    """Write recorded bytes as they are; to a terminal only what colours it, since anybody may have recorded them."""
+    if sys.stdout.isatty():
+        data = _COMMANDS.sub(lambda found: b"^" + bytes((found[0][0] ^ 0x40,)), data)
+    sys.stdout.buffer.write(data)
