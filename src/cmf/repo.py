@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from cmf import collect, comparison, config, media, series, sync, transfer, witness
+from cmf import collect, comparison, config, fetching, media, series, sync, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -247,6 +247,60 @@ class Repo:
     def read(self, digest: str) -> bytes:
         """Return an object's verified bytes."""
         return read(self.objects, digests.object_of(digest))
+
+    # ---- bytes ---------------------------------------------------------------------------------------------------
+
+    def get(
+        self,
+        artifact: str,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        remote: str = "",
+        progress: sync.Progress = sync.nothing,
+    ) -> Path:
+        """Write an artifact, or part of a folder, to a path, and return that; bytes that lack here come from remotes.
+
+        ``artifact`` is named as for `resolve`, and may be followed by ``/`` and a path or pattern inside a folder. The
+        path is its name here if none is given. It appears whole, or not at all; other content there is never
+        overwritten: that is a `ConflictError`. Only ``remote`` is asked, if one is named.
+        """
+        brought = self._bring(artifact, remote, sync.Moved(), progress)
+        target = Path(path) if path is not None else Path.cwd() / fetching.own_name(brought)
+        self.files.place(brought.digest, target, self.objects, executable=brought.executable)
+        return target
+
+    def cat(self, artifact: str, out: BinaryIO, *, remote: str = "") -> int:
+        """Write the bytes of an artifact, or of one file of a folder, to a stream; return how many. See `get`."""
+        brought = self._bring(artifact, remote, sync.Moved(), sync.nothing)
+        if brought.digest.startswith(digests.TREE):
+            raise UsageError(
+                f"{brought.name} is a folder.", hint=f"Name a file in it: {artifact}/FILE; 'cmf get' writes folders."
+            )
+        return fetching.write(self.objects, brought.digest, out)
+
+    def fetch(
+        self, artifacts: Sequence[str], *, remote: str = "", progress: sync.Progress = sync.nothing
+    ) -> sync.Moved:
+        """Bring the bytes of artifacts, or of parts of folders, named as for `get`, into the objects here."""
+        moved = sync.Moved()
+        for artifact in artifacts:
+            self._bring(artifact, remote, moved, progress)
+        return moved
+
+    def _bring(self, text: str, remote: str, moved: sync.Moved, progress: sync.Progress) -> fetching.Brought:
+        self.collect()
+
+        def hubs() -> Iterator[HubClient]:
+            names = [remote] if remote else sorted(self.config.remotes, key=lambda name: (name != "origin", name))
+            return (self.hub(name) for name in names)
+
+        named = fetching.find(self.store.index, hubs, text)
+        before = moved.objects
+        try:
+            return fetching.bring(self.objects, hubs, named, moved, progress)
+        finally:
+            if moved.objects > before:
+                sync.note_kept(self.store, self.objects)
 
     # ---- remotes -------------------------------------------------------------------------------------------------
 

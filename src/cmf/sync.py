@@ -141,8 +141,8 @@ def pull(
         wanted: dict[str, None] = {}
         for view in store.index.executions(list(nodes.values())).values():
             wanted.update(dict.fromkeys([*needed(view), *store.index.series_objects(view.node)]))
-        _fetch(hub.objects(""), objects, list(wanted), moved, progress)  # what may be read depends on no scope
-        _note_kept(store, objects)
+        fetch(hub.objects(""), objects, list(wanted), moved, progress)  # what may be read depends on no scope
+        note_kept(store, objects)
     return moved
 
 
@@ -248,7 +248,7 @@ def unpack(store: SqlStore, objects: LocalObjects, path: Path, *, progress: Prog
                 moved.object_bytes += objects.put(digest, source)
             moved.objects += 1
             progress("objects", 1)
-    _note_kept(store, objects)
+    note_kept(store, objects)
     return moved
 
 
@@ -342,8 +342,11 @@ def _note_sent(moved: Moved, size: int, refused: CmfError | None, progress: Prog
         raise refused
 
 
-def _fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
-    """Fetch the objects that are not here yet: files and manifests, then the files of every manifest that is here."""
+def fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
+    """Fetch the objects that are not here yet: files and manifests, then the files of every folder's manifest.
+
+    What the remote does not hold, or lets nobody read, is counted as ``stayed``.
+    """
     _fetch_files(remote, objects, [digests.object_of(digest) for digest in asked], moved, progress)
     members: list[str] = []
     for digest in dict.fromkeys(asked):
@@ -389,7 +392,8 @@ def _count_stayed(store: SqlStore, view: View, moved: Moved) -> None:
     moved.stayed_bytes += size
 
 
-def _note_kept(store: SqlStore, objects: LocalObjects) -> None:
+def note_kept(store: SqlStore, objects: LocalObjects) -> None:
+    """Note in the store which of the objects that it waits for have come."""
     promised = store.promised()
     absent = set(objects.absent(sorted({digests.object_of(digest) for digest, _ in promised})))
     store.kept([(digest, scope) for digest, scope in promised if digests.object_of(digest) not in absent])

@@ -28,6 +28,8 @@ COMMANDS = {
     "pull": ("cmf.cli.share", "bring others' records from a hub"),
     "sync": ("cmf.cli.share", "pull, then push; --watch goes on"),
     "clone": ("cmf.cli.share", "a store of your own from a hub"),
+    "get": ("cmf.cli.fetch", "an artifact's bytes, written to a path"),
+    "cat": ("cmf.cli.fetch", "an artifact's bytes, written to standard output"),
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),
     "verify": ("cmf.cli.share", "check every hash and signature that is here"),
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),

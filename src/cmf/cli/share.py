@@ -125,22 +125,45 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
     help="Only this execution or artifact and all it came from.",
 )
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
+@click.option(
+    "--artifact",
+    "artifacts",
+    multiple=True,
+    metavar="NAME[/PATH]",
+    shell_complete=completion.names,
+    help="With --data: no records, only the bytes of this artifact, or of these files of a folder.",
+)
 @DRY_RUN
 @JSON
-def pull(remote: str, *, scopes: tuple[str, ...], ancestors: str, data: bool, dry_run: bool, as_json: bool) -> None:
+def pull(
+    remote: str,
+    *,
+    scopes: tuple[str, ...],
+    ancestors: str,
+    data: bool,
+    artifacts: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Bring others' records from a hub: all of them, some scopes, or one thing and everything it came from.
 
     \b
       cmf pull
       cmf pull --scope 'detector/*'
       cmf pull --ancestors detector@best --data
+      cmf pull --data --artifact 'images/val/*.png'
     """
     from cmf import repo, sync
 
     if scopes and ancestors:
         raise UsageError("--scope and --ancestors cannot be used together.", hint="Pull twice.")
+    if artifacts and (scopes or ancestors or dry_run or not data):
+        raise UsageError("--artifact goes with --data, and with none of --scope, --ancestors and --dry-run.")
     with _here(or_make=repo.init) as here, counting("Pulling") as progress:
-        moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, dry=dry_run, progress=progress)
+        if artifacts:
+            moved = here.fetch(artifacts, remote=remote, progress=progress)
+        else:
+            moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, dry=dry_run, progress=progress)
     _report("Would pull" if dry_run else "Pulled", moved, as_json)
     sync.check(moved, "store here")
 

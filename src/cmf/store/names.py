@@ -94,12 +94,21 @@ def _made(connection: Connection, digest: str, name: str, scope: bytes) -> Targe
 
 
 def _by_name(connection: Connection, text: str) -> list[Target]:
+    return _named(connection, text, direction=1)
+
+
+def _by_used_name(connection: Connection, text: str) -> list[Target]:
+    """Find what only inputs give that name: a slice, or data that nobody here made."""
+    return [Target(node=found.node, name=found.name) for found in _named(connection, text, direction=0)]
+
+
+def _named(connection: Connection, text: str, *, direction: int) -> list[Target]:
     pipeline, _, name = text.rpartition(":")
     newest: dict[str, tuple[int, list[int]]] = {}  # of each pipeline: its newest time, and the scopes that have it
     for s, scope, t in connection.execute(
-        "SELECT v.s, w.key, v.t FROM (SELECT s, max(t) AS t FROM event WHERE name = ? AND name <> '' AND direction = 1 "
+        "SELECT v.s, w.key, v.t FROM (SELECT s, max(t) AS t FROM event WHERE name = ? AND name <> '' AND direction = ? "
         "AND hidden = 0 GROUP BY s) v JOIN node w ON w.i = v.s",
-        (name,),
+        (name, direction),
     ).fetchall():
         where = pipeline_of(scope)
         if pipeline and where != pipeline:
@@ -113,8 +122,8 @@ def _by_name(connection: Connection, text: str) -> list[Target]:
         digest, execution = connection.execute(
             "SELECT n.key, x.key FROM event v JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e "
             f"JOIN node r ON r.i = v.v WHERE v.name = ? AND v.name <> '' AND v.s IN ({','.join('?' * len(scopes))}) "
-            "AND v.t = ? AND v.direction = 1 AND v.hidden = 0 ORDER BY r.key DESC LIMIT 1",
-            (name, *scopes, t),
+            "AND v.t = ? AND v.direction = ? AND v.hidden = 0 ORDER BY r.key DESC LIMIT 1",
+            (name, *scopes, t, direction),
         ).fetchone()
         found.append(Target(node=nodes.node_text(digest), execution=nodes.node_text(execution), name=name))
     return found
@@ -156,6 +165,7 @@ _FINDERS: tuple[Callable[[Connection, str], list[Target]], ...] = (
     _by_name,
     _by_execution,
     _by_path,
+    _by_used_name,
 )
 
 

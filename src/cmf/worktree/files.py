@@ -189,7 +189,9 @@ class Files:
         spelled = manifest.path_of(os.fsencode(found))
         return spelled if isinstance(spelled, str) else {"$b": base64.b64encode(spelled).decode()}
 
-    def place(self, digest: str, target: str | os.PathLike[str], objects: ObjectStore) -> int:
+    def place(
+        self, digest: str, target: str | os.PathLike[str], objects: ObjectStore, *, executable: bool = False
+    ) -> int:
         """Write a file or a folder at a path, verified and atomically; return its size in bytes.
 
         If the same bytes are there already, nothing is done; if anything else is, it is a `ConflictError`. An object
@@ -200,7 +202,7 @@ class Files:
         path = os.path.abspath(os.fspath(target))
         if os.path.lexists(path) and not placing.is_empty_folder(path):
             return self._compare(digest, path)
-        return placing.write(objects, digest, path)
+        return placing.write(objects, digest, path, executable=executable)
 
     def _check_own(self, absolute: str) -> None:
         relative = _below(absolute, self._root)

@@ -16,14 +16,17 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
-def write(objects: ObjectStore, digest: str, path: str) -> int:
-    """Write a file or a folder at a path where nothing is but perhaps an empty folder; return its size in bytes."""
+def write(objects: ObjectStore, digest: str, path: str, *, executable: bool = False) -> int:
+    """Write a file or a folder at a path where nothing is but perhaps an empty folder; return its size in bytes.
+
+    ``executable`` is of a file; those of a folder are as its manifest says.
+    """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}")
     try:
         os.makedirs(folder, exist_ok=True)
         if not digest.startswith(digests.TREE):
-            size = _write_file(objects, digest, temporary, executable=False)
+            size = _write_file(objects, digest, temporary, executable=executable)
             _move_file(temporary, path)
             return size
         size = _write_folder(objects, digest, temporary)

@@ -1,0 +1,176 @@
+"""Bytes by meaning: which artifact, or which files of a folder, some words name, and who brings what is not here.
+
+What was brought is kept in the objects here, verified, before anything is written elsewhere. Refuses to know where
+remotes come from: `hubs` gives them, nearest first, and is asked only if the store here lacks something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from cmf import slicing, sync
+from cmf.errors import NotFoundError, UnreachableError, UsageError
+from cmf.graph.index import Index, Target
+from cmf.model import digest as digests
+from cmf.objects import CHUNK_BYTES, damaged, manifest, read
+from cmf.objects.local import LocalObjects
+
+if TYPE_CHECKING:
+    from cmf.remote import HubClient
+
+Hubs = Callable[[], Iterable["HubClient"]]
+ARTIFACT = "artifact:"
+
+
+class Named(NamedTuple):
+    """What words name: an artifact; with ``inside``, the files of a folder that this path or pattern in it names."""
+
+    digest: str
+    name: str
+    inside: str = ""
+
+
+class Brought(NamedTuple):
+    """Bytes that are here now: a file, or a folder of those files that were asked for."""
+
+    digest: str
+    name: str
+    executable: bool = False
+
+
+def find(index: Index, hubs: Hubs, text: str) -> Named:
+    """Return what ``ARTIFACT`` or ``ARTIFACT/PATH`` names here, else at the first hub that knows it.
+
+    An artifact is named as for `Index.resolve`; the longest name that is one counts. A whole digest needs no record.
+    An execution, or a path inside what is no folder, is a `UsageError`; what nobody knows is a `NotFoundError`.
+    """
+    try:
+        return _find(index, text)
+    except NotFoundError as error:
+        unknown = error
+    for hub in hubs():
+        with contextlib.suppress(NotFoundError, UnreachableError):
+            return _find(hub.index, text)
+    raise unknown
+
+
+def _find(index: Index, text: str) -> Named:
+    name, inside = text, ""
+    unknown: NotFoundError | None = None
+    while name:
+        try:
+            target = Target(node=ARTIFACT + name) if digests.is_digest(name) else index.resolve(name)
+        except NotFoundError as error:
+            unknown = unknown or error
+        else:
+            digest = target.node.removeprefix(ARTIFACT)
+            if not inside or digest.startswith(digests.TREE):
+                return Named(_artifact(target, text), target.name or name, inside)
+        name, _, last = name.rpartition("/")
+        inside = f"{last}/{inside}" if inside else last
+    raise unknown or NotFoundError(f"Nothing here is called '{text[:120]}'.", hint="'cmf log' lists what is here.")
+
+
+def _artifact(target: Target, text: str) -> str:
+    if not target.node.startswith(ARTIFACT):
+        raise UsageError(
+            f"'{text[:120]}' is an execution, and has no bytes.", hint=f"'cmf show {text}' lists what it used and made."
+        )
+    return target.node.removeprefix(ARTIFACT)
+
+
+def bring(
+    objects: LocalObjects, hubs: Hubs, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
+) -> Brought:
+    """Make sure that the bytes of what was named are here, and return them; of a folder, only what was asked for.
+
+    What is neither here nor at a hub that answers is a `NotFoundError`, or the `UnreachableError` of a hub that did
+    not answer; a path that the folder does not hold is a `NotFoundError`. What was brought until then stays.
+    """
+    _fetch(objects, hubs, [digests.object_of(named.digest)], named, moved, progress)
+    if not named.digest.startswith(digests.TREE):
+        return Brought(named.digest, named.name)
+    entries = manifest.decode(read(objects, digests.object_of(named.digest), manifest.MANIFEST_BYTES_MAX))
+    if not named.inside:
+        _fetch(objects, hubs, [entry.digest for entry in entries], named, moved, progress)
+        return Brought(named.digest, named.name)
+    known = {entry_name(entry): entry for entry in entries}
+    chosen = slicing.choose(Path(named.name), known, [named.inside])
+    _fetch(objects, hubs, [known[name].digest for name in chosen], named, moved, progress)
+    if chosen == [named.inside]:
+        only = known[named.inside]
+        return Brought(only.digest, named.inside, only.executable)
+    part = manifest.encode(known[name] for name in chosen)
+    objects.put(digests.file_digest(part), part)
+    return Brought(manifest.tree_digest(part), named.name)
+
+
+def entry_name(entry: manifest.Entry) -> str:
+    """Return a file's path in its folder as Python spells paths."""
+    raw = manifest.raw_path(entry.path)
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def own_name(brought: Brought) -> str:
+    """Return the name of the file or folder that something is written to if nobody says where.
+
+    Names come from records, so from anybody: a hidden one, or one that is no plain name, is a `UsageError`.
+    """
+    if digests.is_digest(brought.name):
+        return brought.digest.rpartition(":")[2][:12]
+    name = brought.name.rpartition("/")[2]
+    if name.startswith(".") or not manifest.is_path(name):
+        raise UsageError(f"Nothing is written to {name!r} unasked.", hint="Say where: 'cmf get ARTIFACT TARGET'.")
+    return name
+
+
+def write(objects: LocalObjects, digest: str, out: BinaryIO) -> int:
+    """Write an object's bytes to a stream, and return how many; `CorruptError`, at its end, if they are not its own."""
+    hashed = hashlib.sha256()
+    size = 0
+    with objects.open(digest) as source:
+        while chunk := source.read(CHUNK_BYTES):
+            hashed.update(chunk)
+            out.write(chunk)
+            size += len(chunk)
+    if digests.FILE + hashed.hexdigest() != digest:
+        raise damaged(digest)
+    return size
+
+
+def _fetch(
+    objects: LocalObjects,
+    hubs: Hubs,
+    wanted: Sequence[str],
+    named: Named,
+    moved: sync.Moved,
+    progress: sync.Progress,
+) -> None:
+    """Bring what lacks here from one hub after the other."""
+    lacking = objects.absent(dict.fromkeys(wanted))
+    silent: UnreachableError | None = None
+    asked: list[str] = []
+    if lacking:
+        for hub in hubs():
+            try:
+                sync.fetch(hub.objects(""), objects, lacking, moved, progress)
+            except UnreachableError as error:
+                silent = silent or error
+            asked.append(hub.url)
+            lacking = objects.absent(lacking)
+            if not lacking:
+                break
+    if not lacking:
+        return
+    if silent is not None:
+        raise silent
+    where = f"nor held by {', '.join(asked)} for you to read" if asked else "and there is no remote to ask"
+    raise NotFoundError(
+        f"{len(lacking)} of the objects of {named.name} are not here, {where}: {lacking[0]} for one.",
+        hint="The site that recorded them sends them with 'cmf push --data'.",
+        kind="bytes",
+    )
