@@ -245,9 +245,10 @@ class Recorder:
             while self._late:
                 self.journal().record(self._late[0][0], self._late[0][1])
                 del self._late[0]
-            if self._unsaid:
-                self.journal().dropped(self._unsaid, self._why)
-                self._unsaid, self._why = 0, ""
+            if count := self._unsaid:
+                self.journal().dropped(count, self._why)
+                self._unsaid -= count  # not 0: another thread may have dropped something meanwhile
+                self._why = self._why if self._unsaid else ""
         except (OSError, CmfError):
             pass  # the disk refuses this too: tried again, and told at the end
         finally:
@@ -353,6 +354,8 @@ class Recorder:
                 is_left = run.settle() or is_left
         self._is_closing = True
         self._wake.set()
+        if self._thread is not None:  # it may hold the journal just now, and what it drops is to be told here
+            self._thread.join(WAIT_SECONDS)
         self._note_dropped()
         with contextlib.suppress(CmfError):
             self.files.close()
