@@ -8,7 +8,6 @@ recorded is counted, and `cmf status` tells.
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -16,28 +15,21 @@ from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-import msgspec
-
-from cmf import config, ending, media, slicing
+from cmf import describing, media, slicing
 from cmf import recorder as recorders
-from cmf.errors import CmfError, NotFoundError, UsageError
+from cmf.errors import CmfError, NotFoundError
 from cmf.graph import registers
 from cmf.journal import PointsHeader
-from cmf.model import digest as digests
 from cmf.model import encoding
 from cmf.model import records as model
 from cmf.model.encoding import INTEGER_MAX
-from cmf.objects import manifest
 from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
-from cmf.worktree import git
-from cmf.worktree.files import Kept
+from cmf.using import NAME_CHARS_MAX, Uses
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
 ROWS_HELD_MAX = 2_000_000
-TEXT_CHARS_MAX = 200
-COMMAND_CHARS_MAX = 8192
 RESERVED = ("status/", "process/", "terminal/", "metric/", "label/", "retracted", "redacted")
 
 
@@ -74,11 +66,8 @@ class Run:
         self._tells_system = system
         self._points: dict[tuple[Any, ...], Points] = {}
         self._written: dict[tuple[str, ...], int] = {}
-        self._media_step = 0
-        self._used: list[tuple[str, str]] = []
-        self._described: dict[str, Any] = {}
-        self._cwd: str | dict[str, str] = ""
-        self._command: list[str] = []
+        self._uses = Uses(recorder, scope, id)
+        self._description = describing.Description(recorder, scope, self.node, f"process/{attempt}/{rank}")
         self._pid = os.getpid()
         self._writes_through = False
         self.finished = False
@@ -146,51 +135,8 @@ class Run:
         policy: str,
         attributes: Mapping[str, Any],
     ) -> Path:
-        place = Path(path)
-        check_texts(place, type_, role, name)
-        chosen = next((known for known in config.POLICIES if known == policy), None)
-        if policy and chosen is None:
-            raise UsageError(f"'{policy}' is no policy.", hint=f"It is one of {', '.join(config.POLICIES)}.")
-        try:
-            kept = self._recorder.files.keep(place, policy=chosen)
-            self._record(direction, place, kept, type_, role, name, attributes)
-        except (NotFoundError, UsageError):
-            raise
-        except (OSError, CmfError) as error:
-            self._recorder.drop(f"{direction} {place}: {error}")
-        return place
-
-    def _record(
-        self,
-        direction: Any,
-        place: Path | None,
-        kept: Kept,
-        type_: str,
-        role: str,
-        name: str,
-        attributes: Mapping[str, Any],
-    ) -> None:
-        """Record that the run used or made what is kept already; ``place`` is None for what lies at no path."""
-        recorder = self._recorder
-        more = {"policy": kept.policy} if kept.policy != config.COPY else {}
-        beside = git.pointer(place) if place else None
-        event = model.Event(
-            execution=self.id,
-            direction=direction,
-            artifact=kept.digest,
-            path=recorder.files.record_path(place) if place else "",
-            type=type_,
-            role=role,
-            name=name,
-            size=kept.size,
-            attributes=encoding.to_value({**attributes, **more}),
-            t=recorder.now(),
-            pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
-        )
-        recorder.write(self.scope, model.Artifact(digest=kept.digest), event)
-        self._used.append((kept.digest, name))
-        if place:
-            recorder.tell(direction, os.path.realpath(place))
+        given = {"type": type_, "role": role, "name": name, "policy": policy}
+        return self._uses.path(direction, path, **given, attributes=attributes)
 
     def environment(self, path: str | os.PathLike[str], *, name: str = "", **attributes: Any) -> Path:
         """Record the file that says what this run's environment was made from, as `input` does; return its path.
@@ -216,52 +162,11 @@ class Run:
         recorded as an input, and the slice as an artifact of its own that is part of it: its lineage is the folder's.
         Raises `NotFoundError` for a path that names nothing, `UsageError` for one that leaves the folder.
         """
-        place, wanted, recorder = Path(folder), paths if isinstance(paths, str) else list(paths), self._recorder
-        check_texts(place, type, role, name)
-        try:
-            whole = recorder.files.keep(place)
-            if not whole.digest.startswith(digests.TREE):
-                raise UsageError(f"{place} is no folder.", hint="Record a single file with input.")
-            with recorder.objects.open(digests.object_of(whole.digest)) as file:
-                data = slicing.subset(place, manifest.decode(file.read()), wanted)
-            recorder.keep(data)
-            entries = manifest.decode(data)
-            part = msgspec.structs.replace(
-                whole, digest=manifest.tree_digest(data), size=sum(each.size for each in entries), policy=config.COPY
-            )
-            more = {slicing.PART_OF: whole.digest, slicing.FOLDER: whole.path}
-            self._record("input", place, whole, "", "", "", {})
-            # Without a path: what lies there is the folder, for `cmf show PATH` and for whoever looks if it changed.
-            self._record("input", None, part, type, role, name, {**attributes, **more})
-        except (NotFoundError, UsageError):
-            raise
-        except (OSError, CmfError) as error:
-            recorder.drop(f"slice of {place}: {error}")
-            return [place / each for each in slicing.choose(place, slicing.on_disk(place), wanted)]
-        if part.digest != whole.digest:
-            self.link(f"artifact:{part.digest}", slicing.PART_OF, f"artifact:{whole.digest}")
-        return [place / os.fsdecode(manifest.raw_path(each.path)) for each in entries]
+        return self._uses.slice(folder, paths, type=type, role=role, name=name, attributes=attributes)
 
     def output_bytes(self, data: bytes, *, type: str, role: str = "", name: str = "", **attributes: Any) -> None:
         """Record bytes that are in no file as an output of this run. Never raises."""
-        try:
-            digest = self._recorder.keep(data)
-            event = model.Event(
-                execution=self.id,
-                direction="output",
-                artifact=digest,
-                type=type,
-                role=role,
-                name=name,
-                size=len(data),
-                attributes=encoding.to_value(attributes),
-                t=self._recorder.now(),
-            )
-            self._recorder.write(self.scope, model.Artifact(digest=digest), event)
-        except Exception as error:  # noqa: BLE001  # the disk, or attributes that no record can hold
-            self._recorder.drop(f"output {_said(name)}: {_said(error)}")
-            return
-        self._used.append((digest, name))
+        self._uses.data(data, type=type, role=role, name=name, attributes=attributes)
 
     # ---- values --------------------------------------------------------------------------------------------------
 
@@ -280,6 +185,9 @@ class Run:
             key = tuple(values)
             points = self._points.get(key)
             if points is None:
+                if any(len(str(name)) > model.TEXT_CHARS_MAX for name in key):
+                    self._log_without_long(values, step, time)
+                    return
                 if len(parts := sets(key)) > 1:
                     for part in parts:
                         self.log({name: values[name] for name in part}, step=step, time=time)
@@ -301,46 +209,25 @@ class Run:
             points.next = step + 1
             points.add(row)
         except Exception as error:  # noqa: BLE001  # a mapping or number of the program's may raise anything
-            self._recorder.drop(f"a row of step metrics: {_said(error)}")
+            self._recorder.drop(f"a row of step metrics: {encoding.said(error)}")
             return
         if len(points.cells) >= ROWS_BUFFERED_MAX * points.width:
             self._crowded(points)
         elif self._writes_through:
             self.flush()
 
+    def _log_without_long(self, values: Mapping[str, Any], step: int | None, time: float | None) -> None:
+        """Count the names that no record holds, and record the rest of a row."""
+        kept = {name: value for name, value in values.items() if len(str(name)) <= model.TEXT_CHARS_MAX}
+        long = next(str(name) for name in values if name not in kept)
+        why = f"a row of step metrics: a name of {len(long)} characters is too long: {long[:NAME_CHARS_MAX]}…"
+        self._recorder.drop(why, len(values) - len(kept))
+        if kept:
+            self.log(kept, step=step, time=time)
+
     def _log_media(self, values: Mapping[str, Any], step: int | None, time: float | None) -> None:
         """Record the values of a row that are no numbers as outputs, and the rest as a row of their own."""
-        step = self._media_step if step is None else whole(step)
-        if not -INTEGER_MAX <= step <= INTEGER_MAX:
-            raise ValueError(f"step {step} is beyond 2**53.")
-        self._media_step = step + 1
-        t = None if time is None else int(time * 1e6)
-        for name, value in values.items():
-            if value is None or not media.is_media(value):
-                continue
-            try:
-                if isinstance(value, os.PathLike):
-                    kept = self._recorder.files.keep(Path(value))
-                    digest, size, path = kept.digest, kept.size, self._recorder.files.record_path(Path(value))
-                    found = media.Media("file", "", b"")
-                else:
-                    found = media.encoded(value)
-                    digest, size, path = self._recorder.keep(found.data), len(found.data), ""
-                event = model.Event(
-                    execution=self.id,
-                    direction="output",
-                    artifact=digest,
-                    path=path,
-                    type=found.type,
-                    role=media.ROLE,
-                    name=str(name),
-                    size=size,
-                    attributes={"step": step, "rank": self.rank, "format": found.format},
-                    t=self._recorder.now() if t is None else t,
-                )
-                self._recorder.write(self.scope, model.Artifact(digest=digest), event)
-            except Exception as error:  # noqa: BLE001  # a value's own library may raise anything
-                self._recorder.drop(f"{str(name)[:TEXT_CHARS_MAX]} at step {step}: {_said(error)}")
+        step = self._uses.media(values, step=step, time=time, rank=self.rank)
         if numbers := {name: value for name, value in values.items() if not media.is_media(value)}:
             self.log(numbers, step=step, time=time)
 
@@ -370,7 +257,7 @@ class Run:
         steps, times, columns, bad = points.take()
         names = points.names
         if bad:
-            self._recorder.drop(f"{bad} rows of {', '.join(names)[:TEXT_CHARS_MAX]} were not numbers.", bad)
+            self._recorder.drop(f"{bad} rows of {', '.join(names)[:NAME_CHARS_MAX]} were not numbers.", bad)
         if not len(steps):
             return
         left = len(steps)
@@ -388,13 +275,13 @@ class Run:
                 self._written[names] = self._written.get(names, 0) + rows
                 left -= rows
         except Exception as error:  # noqa: BLE001  # the disk, or names that no journal can hold
-            self._recorder.drop(f"{left} rows of {', '.join(names)[:TEXT_CHARS_MAX]}: {_said(error)}", left)
+            self._recorder.drop(f"{left} rows of {', '.join(names)[:NAME_CHARS_MAX]}: {encoding.said(error)}", left)
 
     def metrics(self, values: Mapping[str, Any] | None = None, **more: Any) -> None:
         """Record final metrics: one number a name. Set again, the later value counts and the earlier stays readable."""
         given: object = values
         if given is not None and not isinstance(given, Mapping):
-            self._recorder.drop(f"metrics takes numbers by name, not {_said(given)}.")
+            self._recorder.drop(f"metrics takes numbers by name, not {encoding.said(given)}.")
             return
         for name, value in {**(values or {}), **more}.items():
             self._property(f"metric/{name}", value)
@@ -403,7 +290,7 @@ class Run:
         """Set a property of this run, such as ``description``, ``tag/NAME`` or ``param/NAME``; None unsets it."""
         given: object = key
         if not isinstance(given, str) or not given or given.startswith(RESERVED):
-            self._recorder.drop(f"'{str(given)[:TEXT_CHARS_MAX]}' cannot be set: that name is cmf's own.")
+            self._recorder.drop(f"'{str(given)[:NAME_CHARS_MAX]}' cannot be set: that name is cmf's own.")
             return
         self._property(key, value)
 
@@ -412,13 +299,13 @@ class Run:
 
         A label moves: the run that sets it last holds it.
         """
-        found = [(digest, known) for digest, known in self._used if known and (not name or known == name)]
-        if not found:
+        found = self._uses.newest(name)
+        if found is None:
             self._recorder.drop(
                 f"label '{label}': this run has no input or output {f'named {name}' if name else 'with a name'}."
             )
             return
-        digest, known = found[-1]
+        digest, known = found
         self._property(f"label/{known}@{label}", {"artifact": digest, "name": known}, subject="scope")
 
     def keep_output(self, data: bytes, size: int) -> None:
@@ -442,12 +329,12 @@ class Run:
 
     def _property(self, key: str, value: Any, subject: str = "") -> None:
         if len(key) > model.TEXT_CHARS_MAX:
-            self._recorder.drop(f"{key[:TEXT_CHARS_MAX]}…: a name of {len(key)} characters is too long.")
+            self._recorder.drop(f"{key[:NAME_CHARS_MAX]}…: a name of {len(key)} characters is too long.")
             return
         try:
             plain = encoding.to_value(value)
         except Exception as error:  # noqa: BLE001  # a value of the program's may raise anything
-            self._recorder.drop(f"{key}: {_said(error)}")
+            self._recorder.drop(f"{key}: {encoding.said(error)}")
             return
         self._write(model.Property(subject=subject or self.node, key=key, value=plain, t=self._recorder.now()))
 
@@ -455,7 +342,7 @@ class Run:
         try:
             self._recorder.write(self.scope, *records)
         except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, odd text
-            self._recorder.drop(_said(error))
+            self._recorder.drop(encoding.said(error))
 
     def dropped(self, why: str) -> None:
         """Count something that could not be recorded, and warn once."""
@@ -470,7 +357,7 @@ class Run:
             self._birth = model.Execution(
                 id=self.id,
                 name=self.name,
-                command=_words(command),
+                command=describing.words(command),
                 started=recorder.now(),
                 params=self._kept_params(params),
                 parent=parent,
@@ -480,12 +367,7 @@ class Run:
             self._write(self._birth)
         self._property(f"status/{self.attempt}/{self.rank}", {"status": "running"})
         recorder.started(self)
-        self._command = list(command)
-        self._cwd = _here(recorder)
-        if recorder.surroundings.known:
-            self._describe()
-        else:
-            ending.start_thread(self._describe, name="cmf-describe")
+        self._description.start(command)
 
     def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as values, or the object that holds them if they are large."""
@@ -498,40 +380,6 @@ class Run:
         except (OSError, CmfError) as error:
             self._recorder.drop(f"parameters of {len(data)} bytes: {error}")
             return {}
-
-    def _describe(self) -> None:
-        """Record code, environment, machine and user: beside the run, or at its end if that comes first.
-
-        At its end, the repositories that were loaded since are added.
-        """
-        recorder = self._recorder
-        with recorder.describing:
-            try:
-                before = self._described
-                if before:
-                    code = recorder.surroundings.with_later(before.get("code", {}))
-                    if code == before.get("code", {}):
-                        return
-                    self._described = {**before, "code": code}
-                else:
-                    self._described = self._description()
-                key, value = f"process/{self.attempt}/{self.rank}", self._described
-                recorder.write(self.scope, model.Property(subject=self.node, key=key, value=value, t=recorder.now()))
-            except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, git, odd text
-                recorder.drop(f"code and environment: {_said(error)}")
-
-    def _description(self) -> dict[str, Any]:
-        recorder = self._recorder
-        return {
-            "site": {"name": recorder.config.site or config.slugged(recorder.process.host)},
-            "host": recorder.process.host,
-            "pid": recorder.process.pid,
-            "user": recorder.environment.user,
-            "command": _words(self._command),
-            "cwd": self._cwd,
-            "python": sys.version.split()[0],
-            **recorder.surroundings.look(),
-        }
 
     def finish(
         self,
@@ -550,7 +398,7 @@ class Run:
         """Hand over everything but how the run ended; return whether that is for this process to say, and open."""
         is_own = self._pid == os.getpid()
         if is_own and not self.finished:
-            self._describe()
+            self._description.record()
         self.flush()
         return is_own and not self.finished
 
@@ -576,7 +424,7 @@ class Run:
         self.flush()
         if self._pid == os.getpid() and not self.finished:
             self._end("killed", 128 + number, number, None)
-            self._describe()
+            self._description.record()
 
     def fail(self, error: BaseException) -> None:
         """End the run as what an exception says: failed, killed by ctrl-C, or what `sys.exit` was given."""
@@ -585,12 +433,12 @@ class Run:
             code = error.code & 0xFF if isinstance(error.code, int) else 0 if error.code is None else 1
             self.finish("failed" if code else "finished", exit=code)
             return
-        said: dict[str, Any] = {"type": type(error).__name__, "message": _said(error)}
+        said: dict[str, Any] = {"type": type(error).__name__, "message": encoding.said(error)}
         try:
             text = self._recorder.redactor.text("".join(traceback.format_exception(error)))
             said["traceback"] = {"$object": self._recorder.keep(text.encode("utf-8", "backslashreplace"))}
         except Exception as problem:  # noqa: BLE001  # the disk, or an exception that cannot be shown
-            self._recorder.drop(f"traceback: {_said(problem)}")
+            self._recorder.drop(f"traceback: {encoding.said(problem)}")
         if isinstance(error, KeyboardInterrupt):
             self.finish("killed", exit=130, signal=2, error=said)
         else:
@@ -609,13 +457,6 @@ class Run:
         A forked child mostly ends by `os._exit`, of which nothing here hears.
         """
         self._writes_through = not is_sure
-
-
-def _here(recorder: Recorder) -> str | dict[str, str]:
-    try:
-        return recorder.files.record_path(os.getcwd())
-    except OSError:  # the folder was removed
-        return ""
 
 
 entered: ContextVar[tuple[Run, ...]] = ContextVar("entered", default=())
@@ -644,39 +485,3 @@ def open_run() -> Run | None:
             return run
     runs = [run for run in recorders.live() if isinstance(run, Run)]
     return runs[0] if len(runs) == 1 else None
-
-
-def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:
-    return model.Pointer(path=path, commit=commit) if isinstance(path, str) else None
-
-
-def _words(command: Sequence[object]) -> list[str]:
-    """Return a command's words as far as one record holds them."""
-    kept: list[str] = []
-    room = COMMAND_CHARS_MAX
-    for number, word in enumerate(command):
-        text = str(encoding.to_value(str(word)))
-        if len(text) > room:
-            return [*kept, f"… {len(command) - number} more"]
-        room -= len(text) + 4
-        kept.append(text)
-    return kept
-
-
-def _said(value: object) -> str:
-    """Return a short text for anything, even for what cannot say what it is."""
-    try:
-        return str(encoding.to_value(str(value)))[:2000]
-    except Exception:  # noqa: BLE001  # the program's own code
-        return f"<{type(value).__name__}>"
-
-
-def check_texts(place: Path, *texts: object) -> None:
-    """Refuse with `UsageError` a type, role or name that a record cannot hold."""
-    if not all(map(is_short_text, texts)):
-        raise UsageError(f"A type, role or name of {place} is not a short text: {texts}.")
-
-
-def is_short_text(value: object) -> bool:
-    """Tell whether something is a text that a record can hold as a name."""
-    return isinstance(value, str) and len(value) <= TEXT_CHARS_MAX

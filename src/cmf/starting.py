@@ -18,7 +18,8 @@ from cmf import seen as frameworks
 from cmf.errors import UsageError
 from cmf.model import records as model
 from cmf.recorder import Recorder
-from cmf.recording import TEXT_CHARS_MAX, Run, is_short_text
+from cmf.recording import Run
+from cmf.using import NAME_CHARS_MAX, is_short_text
 
 
 def run(
@@ -110,10 +111,10 @@ def _check_start(scope: object, params: object, name: object, author: object, pa
         raise UsageError("params takes a dict of names and values.")
     for what, text in (("name", name), ("author", author)):
         if text is not None and not is_short_text(text):
-            raise UsageError(f"A run's {what} is not a text of up to {TEXT_CHARS_MAX} characters.")
+            raise UsageError(f"A run's {what} is not a text of up to {NAME_CHARS_MAX} characters.")
     if parent and model.split_execution(parent) is None:
         raise UsageError(
-            f"'{parent[:TEXT_CHARS_MAX]}' is no execution to be the parent.", hint="Hand over the Run itself."
+            f"'{parent[:NAME_CHARS_MAX]}' is no execution to be the parent.", hint="Hand over the Run itself."
         )
     if rank is not None and not 0 <= rank <= config.RANK_MAX:
         raise UsageError(f"A rank is a whole number from 0, not {rank}.")

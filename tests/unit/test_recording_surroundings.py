@@ -50,7 +50,7 @@ def test_a_module_of_another_repository_is_recorded_with_its_commit_and_diff(
         "run.finish()",
     ]
     if when == "inside":
-        lines[1:3] = ["run = cmf.run('p/a')", "run._describe()\nimport sheep"]
+        lines[1:3] = ["run = cmf.run('p/a')", "run._description.record()\nimport sheep"]
     script(project, "\n".join(lines))
     found = only(project)
     (other,) = found.code["repositories"]
@@ -89,7 +89,7 @@ def test_a_loaded_file_that_changes_is_captured_for_the_next_run_and_not_for_the
     text = """
 import cmf, pathlib, train
 first = cmf.run('p/first')
-first._describe()
+first._description.record()
 pathlib.Path('train.py').write_text('rate = 22\\n')
 first.finish()
 cmf.run('p/second').finish()

@@ -109,8 +109,8 @@ def test_a_label_names_the_output_that_is_asked_for(folder: Path, run: cmf.Run) 
 
 def test_a_link_between_two_nodes_is_one_record() -> None:
     with cmf.run("p/first") as first, cmf.run("p/second") as second, cmf.open() as repo:
-        first._describe()
-        second._describe()  # not meanwhile, in the background
+        first._description.record()
+        second._description.record()  # not meanwhile, in the background
         before = repo.status().counts["pending"]
         second.link(second.node, "derived_from", first.node)
         assert repo.status().counts["pending"] == before + 1
@@ -351,3 +351,13 @@ def test_runs_in_one_environment_share_one_object(folder: Path) -> None:
         assert "msgspec" in json.loads(repo.read(environment))["packages"]
         (machine,) = {view.process["machine"]["$object"] for view in found}
         assert {digest for digest, _ in repo.objects.list()} == {environment, machine}
+
+
+def test_a_name_that_is_too_long_costs_a_row_that_name_alone(folder: Path) -> None:
+    row = "{'loss': 1.0, 'note': 'text', 'x' * 600: 2.0, 'y' * 513: 3.0}"
+    script(folder, f"import cmf\nwith cmf.run('p/a') as run: run.log({row}, step=7)")
+    with cmf.open(folder) as repo:
+        (found,) = repo.executions()
+        assert [(step, value) for step, _, value in repo.series(found, "loss")] == [(7, 1.0)]
+        assert len(repo.logged(found)) == 1
+    assert dropped() == 2

@@ -20,6 +20,7 @@ RECORD_BYTES_MAX = 64 * 1024
 DEPTH_MAX = 16
 INTEGER_MAX = 2**53
 REPR_CHARS_MAX = 1024
+_SAID_CHARS = 2000
 INTEGER_BITS_MAX = 13_000
 """Below the 4,300 decimal digits up to which Python reads and writes integers."""
 
@@ -172,6 +173,14 @@ def _repr(value: Any) -> dict[str, str]:
     except Exception as error:  # noqa: BLE001  # it is the program's own code, and recording must not break the program
         text = f"<{type(value).__name__}, whose repr failed: {type(error).__name__}>"
     return {"$repr": _text(text[:REPR_CHARS_MAX])}
+
+
+def said(value: object) -> str:
+    """Return a short text for anything, even for what cannot say what it is."""
+    try:
+        return str(to_value(str(value)))[:_SAID_CHARS]
+    except Exception:  # noqa: BLE001  # the program's own code
+        return f"<{type(value).__name__}>"
 
 
 def from_value(value: Any) -> Any:
