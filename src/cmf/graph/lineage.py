@@ -57,10 +57,9 @@ def walk(
         following: list[Node] = []
         for edge in index.edges(level, direction):
             met.append(edge)
-            if edge.how == "possible" and not all_producers:
-                continue
-            found = edge.producer if direction == "up" else edge.consumer
-            if found is not None and found not in depth:
+            consumer, _, producer, how = edge
+            found = producer if direction == "up" else consumer
+            if found is not None and found not in depth and (how != "possible" or all_producers):
                 if len(depth) >= nodes_max:
                     return Walk(depth=depth, edges=tuple(met), truncated="nodes")
                 depth[found] = reached

@@ -6,6 +6,7 @@ events of its scope and below it, so that nobody draws a line through a scope th
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -21,6 +22,9 @@ from cmf.store.names import pipeline_of
 Input: TypeAlias = tuple[int, int, int, int | None]
 """An input event that no ``via`` explains: consumer, artifact, scope, and how large it says that is."""
 
+_edge: Callable[[Iterable[object]], Edge] = functools.partial(tuple.__new__, Edge)
+"""An edge of what is already a tuple, several times faster than to call the class."""
+
 Producer: TypeAlias = tuple[int, int, int | None]
 """An output event about an artifact: execution, scope, and how large it says that is."""
 
@@ -34,10 +38,19 @@ def up(connection: Connection, executions: Sequence[Node]) -> list[Edge]:
         (array(executions),),
     ).fetchall()
     speaks = _Scopes(connection).speaks
-    edges = [Edge(e, a, made_by, "via") for e, a, s, _, made_by, by in rows if made_by is not None and speaks(by, s)]
-    recorded = {(edge.consumer, edge.artifact) for edge in edges}
-    found = dict.fromkeys(row[:4] for row in rows if not recorded or row[:2] not in recorded)
-    return list(dict.fromkeys(edges + list(_by_content(connection, list(found)))))
+    recorded: dict[tuple[int, int, int, str], None] = {}
+    unexplained: list[Input] = []
+    for e, a, s, size, made_by, by in rows:
+        if made_by is not None and (by == s or speaks(by, s)):
+            recorded[e, a, made_by, "via"] = None
+        else:
+            unexplained.append((e, a, s, size))
+    edges = list(map(_edge, recorded))
+    if unexplained:
+        explained = {edge[:2] for edge in recorded}
+        found = dict.fromkeys(row for row in unexplained if row[:2] not in explained)
+        edges += dict.fromkeys(_by_content(connection, list(found)))
+    return edges
 
 
 def down(connection: Connection, executions: Sequence[Node]) -> list[Edge]:

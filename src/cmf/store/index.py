@@ -76,13 +76,16 @@ class SqlIndex:
         properties: dict[Node, dict[str, tuple[int, str]]] = defaultdict(dict)
         keys = _keys(connection, nodes)
         own = {e: scope_of(key) for e, key in keys.items() if key[:1] == b"e"}
+        heard: dict[bytes, str] = {}
         for e, key, scope, value in connection.execute(
             "SELECT r.subject, r.key, w.key, r.value "
             f"FROM {EACH} j CROSS JOIN register r ON r.subject = j.value JOIN node w ON w.i = r.s",
             (wanted,),
         ):
-            said_by = scope[1:].decode()
-            if e in own and speaks_for(said_by, own[e], key) and readable.covers(said_by):
+            if (said_by := heard.get(scope)) is None:
+                text = scope[1:].decode()
+                said_by = heard[scope] = text if readable.covers(text) else ""
+            if said_by and e in own and speaks_for(said_by, own[e], key):
                 held = properties[e].get(key)
                 if held is None or len(said_by) > held[0]:
                     properties[e][key] = (len(said_by), value)
@@ -183,14 +186,15 @@ class SqlIndex:
         """Return the events of executions (``v.e``) or about artifacts (``v.a``), equal ones once, in order of time."""
         found: dict[Node, list[views.Use]] = defaultdict(list)
         seen = set()
-        for node, *row in connection.execute(
-            f"SELECT {column}, {_USE} FROM {EACH} j CROSS JOIN event v ON {column} = j.value {_USE_JOINS} "
+        for row in connection.execute(
+            f"SELECT {_USE}, {column} FROM {EACH} j CROSS JOIN event v ON {column} = j.value {_USE_JOINS} "
             "WHERE v.hidden = 0 ORDER BY v.t, r.key",
             (wanted,),
         ):
-            if (same := (node, *row[:8], row[9])) not in seen:
+            same = row[:8] + row[9::2]  # all but the time and the event's own id
+            if same not in seen:
                 seen.add(same)
-                found[node].append(use_view(row))
+                found[row[-1]].append(use_view(row[:-1]))
         return found
 
     # ---- lists ---------------------------------------------------------------------------------------------------

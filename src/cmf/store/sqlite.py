@@ -8,7 +8,6 @@ two threads at once.
 from __future__ import annotations
 
 import contextlib
-import queue
 import re
 import sqlite3
 import threading
@@ -35,7 +34,7 @@ class Sqlite:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lock = threading.RLock()
-        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._idle: list[sqlite3.Connection] = []
         self._readers = threading.Semaphore(READERS_MAX)
         with _faults(path):
             self._writer = self._connect()
@@ -64,8 +63,8 @@ class Sqlite:
         """Close every connection."""
         with self._lock:
             self._writer.close()
-        while not self._idle.empty():
-            self._idle.get().close()
+        while self._idle:
+            self._idle.pop().close()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -76,8 +75,8 @@ class Sqlite:
             return
         with self._readers, _faults(self._path):
             try:
-                connection = self._idle.get_nowait()
-            except queue.Empty:
+                connection = self._idle.pop()  # the one used last: what it read is in its memory
+            except IndexError:
                 connection = self._connect()
             try:
                 connection.execute("BEGIN")
@@ -85,7 +84,7 @@ class Sqlite:
             finally:
                 if connection.in_transaction:
                     connection.rollback()
-                self._idle.put(connection)
+                self._idle.append(connection)
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Connection]:

@@ -23,8 +23,11 @@ def speaks_for(scope: str, execution_scope: str, key: str) -> bool:
     return scope == execution_scope or (model.covers(scope, execution_scope) and not _own_only(key))
 
 
+_OWN_ONLY = (registers.STATUS, registers.PROCESS, registers.TERMINAL, registers.PARAM, registers.METRIC)
+
+
 def _own_only(key: str) -> bool:
-    return key.startswith((registers.STATUS, registers.PROCESS, registers.TERMINAL, registers.PARAM, registers.METRIC))
+    return key.startswith(_OWN_ONLY)
 
 
 def use_view(row: Sequence[Any]) -> views.Use:
@@ -67,9 +70,13 @@ def execution_view(
     node = nodes.node_text(key)
     split = model.split_execution(node)
     assert split is not None
-    values = {key: _json.decode(value) for key, value in properties.items()}
-    status = registers.status(values)
-    process = registers.process(values, status.attempt)
+    # By family, each once: what is asked of one family goes over that one alone.
+    families: dict[str, dict[str, Any]] = {family: {} for family in (*_OWN_ONLY, "")}
+    for key_, value in sorted(properties.items()):
+        family = key_[: key_.find("/") + 1]
+        families[family if family in families else ""][key_] = _json.decode(value)
+    status = registers.status(families[registers.STATUS])
+    process = registers.process(families[registers.PROCESS], status.attempt)
     record = model.trusted(birth[-1]) if birth else None
     assert record is None or isinstance(record, model.Execution)
     environment, code, error = process.get("environment"), process.get("code"), status.value.get("error")
@@ -88,10 +95,10 @@ def execution_view(
         author=(record.author if record else "") or registers.user(process),
         command=tuple(record.command) if record else (),
         parent=record.parent if record else "",
-        params=_family(values, registers.PARAM),
+        params=_named(families, registers.PARAM),
         metrics={
             name: value
-            for name, value in _family(values, registers.METRIC).items()
+            for name, value in _named(families, registers.METRIC).items()
             if not name.startswith(registers.SYSTEM)
         },
         inputs=tuple(use for use in uses if use.direction == "input"),
@@ -99,14 +106,12 @@ def execution_view(
         code=code if isinstance(code, dict) else {},
         environment=str(environment.get("$object", "")) if isinstance(environment, dict) else "",
         process={key: value for key, value in process.items() if key not in ("code", "environment")},
-        terminal=dict(registers.terminal(values, status.attempt)),
+        terminal=dict(registers.terminal(families[registers.TERMINAL], status.attempt)),
         error=error if isinstance(error, dict) else {},
-        properties={
-            k: encoding.from_value(v) for k, v in values.items() if not _own_only(k) and k != registers.RETRACTED
-        },
+        properties={k: encoding.from_value(v) for k, v in families[""].items() if k != registers.RETRACTED},
         attempts=tuple(
             sorted(
-                {place[0] for k in values if k.startswith(registers.STATUS) and (place := registers.split(k))},
+                {place[0] for k in families[registers.STATUS] if (place := registers.split(k))},
                 key=registers.attempt_order,
             )
         ),
@@ -116,9 +121,5 @@ def execution_view(
     )
 
 
-def _family(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {
-        key[len(prefix) :]: encoding.from_value(value)
-        for key, value in sorted(values.items())
-        if key.startswith(prefix)
-    }
+def _named(families: Mapping[str, Mapping[str, Any]], family: str) -> dict[str, Any]:
+    return {key[len(family) :]: encoding.from_value(value) for key, value in families[family].items()}
