@@ -11,14 +11,13 @@ import signal
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cmf import config, launch, recording, starting, terminal
-from cmf.errors import CmfError
+from cmf import capturing, config, launch, recording, starting, terminal
 from cmf.model.records import slug
 from cmf.worktree import trace
 
@@ -98,14 +97,11 @@ def run(
         os.unlink(told)
         return _not_started(Finished(run, watching), command[0], watching.refused)
     ignoring = trace.Ignoring(root, program)
-    found = accesses.found(ignoring.is_input, ignoring.is_output)
     done = Finished(run, watching)
     declared = _told(told)
-    done.inputs = _record(run.input, _undeclared(found.inputs, declared["input"]), done.problems)
-    done.outputs = _record(run.output, _undeclared(found.outputs, declared["output"]), done.problems)
-    done.declared = len(declared["input"]) + len(declared["output"])
-    for path in found.replaced:
-        done.problems.append(f"{path} was read and then written over: what it was before is not recorded.")
+    captured = capturing.record(run, accesses, ignoring, declared, sees_all=watching.way == "strace")
+    done.inputs, done.outputs, done.declared = captured.inputs, captured.outputs, captured.declared
+    done.problems += captured.problems
     if returned < 0:
         done.code = 128 - returned
         run.finish("killed", exit=done.code, signal=-returned)
@@ -142,24 +138,6 @@ def _told(path: str) -> dict[str, set[str]]:
     for what, said in zip(fields[0::2], fields[1::2], strict=False):
         found[what].add(said)
     return found
-
-
-def _undeclared(paths: Sequence[str], declared: set[str]) -> list[str]:
-    """Return those that neither are among the declared nor lie in a declared folder."""
-    return [
-        path for path in paths if declared.isdisjoint((real := os.path.realpath(path), *map(str, Path(real).parents)))
-    ]
-
-
-def _record(record: Callable[[str], object], paths: Sequence[str], problems: list[str]) -> list[str]:
-    recorded = []
-    for path in paths:
-        try:
-            record(path)
-            recorded.append(path)
-        except CmfError as error:
-            problems.append(error.message)
-    return recorded
 
 
 @contextlib.contextmanager

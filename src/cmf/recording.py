@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from pathlib import Path
 from time import time_ns
@@ -71,6 +72,12 @@ class Run:
         self._pid = os.getpid()
         self._writes_through = False
         self.finished = False
+        self.before_end: list[Callable[[], None]] = []
+
+    @property
+    def declared(self) -> Mapping[str, AbstractSet[str]]:
+        """The real paths of what was recorded so far as ``input`` and as ``output``."""
+        return self._uses.declared
 
     @property
     def told(self) -> str:
@@ -398,6 +405,8 @@ class Run:
         """Hand over everything but how the run ended; return whether that is for this process to say, and open."""
         is_own = self._pid == os.getpid()
         if is_own and not self.finished:
+            while self.before_end:
+                self.before_end.pop()()
             self._description.record()
         self.flush()
         return is_own and not self.finished

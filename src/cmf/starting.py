@@ -34,6 +34,7 @@ def run(
     command: Sequence[str] | None = None,
     system: bool = True,
     see_params: bool | None = None,
+    capture: bool = False,
 ) -> Run:
     """Start a run and return its handle.
 
@@ -44,8 +45,11 @@ def run(
     execution together; torchrun, MPI and Slurm say it themselves. With ``system``, what program and machine use
     (processor, memory, disk, network) is told every ten seconds as step metrics under ``system/``, unless `CMF_SYSTEM`
     or the store's settings say not to. Parameters that argparse, click, hydra or omegaconf hold are recorded beside
-    ``params``, unless ``see_params`` is False (None: as the store's settings say). Raises `UsageError` for a bad scope,
-    `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your program.
+    ``params``, unless ``see_params`` is False (None: as the store's settings say). With ``capture``, files that Python
+    opens until the run ends, here and in Python programs that are started, become its inputs and outputs without being
+    declared, and whatever is written below the folder that holds the store; `cmf run` sees more. Raises `UsageError`
+    for a bad scope, `NotFoundError` for a resumed execution that isn't here; otherwise recording never fails your
+    program.
     """
     environment = config.environment()
     above = parent.node if isinstance(parent, Run) else parent or environment.parent
@@ -87,6 +91,10 @@ def run(
         parent=above,
         author=author or "",
     )
+    if capture and not joins:  # `cmf run` sees it all already
+        from cmf import capturing
+
+        capturing.inside(made, where.parent)
     if joins or place.late:  # the birth is recorded already: by `cmf run`, or by a rank that has ended
         for key, value in {**seen, **(params or {})}.items():
             made.set(f"param/{key}", value)

@@ -36,6 +36,7 @@ class Uses:
         self._execution = execution
         self._named: list[tuple[str, str]] = []
         self._media_step = 0
+        self.declared: dict[str, set[str]] = {}
 
     def path(
         self,
@@ -175,7 +176,9 @@ class Uses:
         )
         recorder.write(self._scope, model.Artifact(digest=kept.digest), event)
         if place:
-            recorder.tell(direction, os.path.realpath(place))
+            real = os.path.realpath(place)
+            self.declared.setdefault(direction, set()).add(real)
+            recorder.tell(direction, real)
 
 
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:

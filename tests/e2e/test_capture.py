@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,12 @@ def files(project: Path, way: str, *command: str, code: int = 0) -> tuple[list[s
     cmf(project, "run", "--trace", way, "--", *command, code=code)
     (found,) = cmf(project, "log", "--json").json["executions"]
     return sorted(use["path"] for use in found["inputs"]), sorted(use["path"] for use in found["outputs"])
+
+
+def executions(project: Path) -> list[dict[str, Any]]:
+    """Return every execution in full, newest first."""
+    ids = [found["id"] for found in cmf(project, "log", "--json").json["executions"]]
+    return [cmf(project, "show", id_, "--json").json for id_ in ids]
 
 
 def python(project: Path, way: str, text: str) -> tuple[list[str], list[str]]:
@@ -209,3 +216,88 @@ def test_a_command_that_cannot_be_run_is_a_failed_execution_with_the_code_a_shel
     (found,) = cmf(project, "log", "--json").json["executions"]
     assert (found["status"], found["exit"]) == ("failed", code)
     assert said in cmf(project, "show", found["id"]).out
+
+
+CAPTURES = """
+import subprocess, sys
+import cmf
+with cmf.run("farm/work", capture=True):
+    text = open("data.csv").read()
+    open("model.bin", "w").write(text * 9)
+    open("model.bin").read()
+    open("draft", "w").write(text)
+    __import__("os").rename("draft", "report.txt")
+    subprocess.run([sys.executable, "-c", "open('late.txt', 'w').write(open('more.txt').read())"], check=True)
+open("data.csv", "a").write("after it")
+"""
+
+
+def test_a_script_that_captures_has_the_lineage_that_cmf_run_finds(project: Path) -> None:
+    (project / "more.txt").write_text("more")
+    plain = CAPTURES.replace('with cmf.run("farm/work", capture=True):', "if True:")
+    plain = plain.replace('open("data.csv", "a").write("after it")', "")
+    (project / "work.py").write_text(plain)
+    by_command = files(project, "python", sys.executable, "work.py")
+    for name in ("model.bin", "report.txt", "late.txt"):
+        (project / name).unlink()
+    script(project, CAPTURES)
+    found = executions(project)[0]
+    sides = [sorted(use["path"] for use in found[side]) for side in ("inputs", "outputs")]
+    assert sides == [*by_command] == [["data.csv", "more.txt"], ["late.txt", "model.bin", "report.txt"]]
+    assert (found["status"], found["scope"]) == ("finished", "farm/work")
+
+
+def test_a_capture_leaves_the_process_as_it_was_and_two_may_overlap(project: Path) -> None:
+    text = """
+import os
+import cmf
+before = dict(os.environ)
+outer = cmf.run("farm/outer", capture=True)
+with cmf.run("farm/inner", capture=True):
+    open("data.csv").read()
+open("other.csv").read()
+outer.finish()
+assert dict(os.environ) == before
+with cmf.run("farm/plain"):
+    open("data.csv").read()
+"""
+    (project / "other.csv").write_text("c\n")
+    script(project, text)
+    found = {view["scope"]: [use["path"] for use in view["inputs"]] for view in executions(project)}
+    assert found == {"farm/outer": ["data.csv", "other.csv"], "farm/inner": ["data.csv"], "farm/plain": []}
+
+
+def test_inside_cmf_run_a_capture_records_nothing_twice(project: Path) -> None:
+    text = "import cmf\nwith cmf.run(capture=True):\n    open('out', 'w').write(open('data.csv').read())\n"
+    (project / "work.py").write_text(text)
+    assert files(project, "python", sys.executable, "work.py") == (["data.csv"], ["out"])
+
+
+DIFFERS = """
+import cmf
+with cmf.run({arguments}) as run:
+    run.input("data.csv")
+    run.input("folder")
+    run.input("never.csv")
+    open("data.csv").read()
+    open("folder/part").read()
+    open("secretly.csv").read()
+"""
+
+
+@pytest.mark.parametrize("way", [*WAYS, "inside"])
+def test_what_is_declared_and_what_is_opened_are_compared(project: Path, way: str) -> None:
+    (project / "folder").mkdir()
+    for name in ("never.csv", "secretly.csv", "folder/part"):
+        (project / name).write_text(name)
+    if way == "inside":
+        script(project, DIFFERS.format(arguments="'farm/work', capture=True"))
+    else:
+        (project / "work.py").write_text(DIFFERS.format(arguments=""))
+        cmf(project, "run", "--trace", way, "--", sys.executable, "work.py")
+    (found,) = executions(project)
+    assert found["properties"].get("files/undeclared") == ["secretly.csv"]
+    # Only strace sees every program and library open files: of the others no one can say that a file was not.
+    assert found["properties"].get("files/unopened") == (["never.csv"] if way == "strace" else None)
+    said = cmf(project, "show", found["id"]).out
+    assert "secretly.csv" in said

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from cmf import media
+from cmf.capturing import UNDECLARED, UNOPENED
 from cmf.cli import render
 from cmf.comparison import Difference
 from cmf.graph import views
@@ -71,6 +72,13 @@ def execution(
     if view.error:
         out.print(f"  [red]{'error':<12}{escape(str(view.error.get('type', '')))}[/red] ", end="")
         out.print(escape(str(view.error.get("message", ""))))
+    differing = {
+        UNDECLARED: "used without being declared",
+        UNOPENED: "declared, and never opened",
+    }
+    for key, said in differing.items():
+        if isinstance(paths := view.properties.get(key), list):
+            out.print(f"  [yellow]{said}[/yellow]: {escape(', '.join(map(str, paths)))}")
     if view.conflict:
         out.print("  [yellow]Two different births were recorded for this id; the first by record id is shown.[/yellow]")
     if view.retracted:
@@ -78,7 +86,7 @@ def execution(
     for table in (
         render.mapping("parameter", view.params),
         render.mapping("metric", view.metrics),
-        render.mapping("property", view.properties),
+        render.mapping("property", {key: value for key, value in view.properties.items() if key not in differing}),
         render.uses("input", view.inputs),
         render.uses("output", [use for use in view.outputs if use.role != media.ROLE]),
         render.logged([use for use in view.outputs if use.role == media.ROLE]),

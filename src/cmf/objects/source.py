@@ -14,7 +14,8 @@ from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFo
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES
 
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+# Not to stop at a pipe; and both together tell whoever watches the program that it is the recorder that reads.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -301,7 +301,7 @@ class _Untracked(NamedTuple):
 def _untracked(path: bytes, bytes_max: int) -> tuple[bytes, int, int, str]:
     """Return an untracked file's bytes, size and mode, and why it can't be kept if it can't. No link is followed."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return b"", 0, 0, "a link" if os.path.islink(path) else "unreadable"
     with os.fdopen(handle, "rb") as file:

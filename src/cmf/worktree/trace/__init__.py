@@ -6,6 +6,6 @@ for what Python programs open, and the work tree before and after. `Ignoring` sa
 
 from cmf.worktree.trace.accesses import Accesses, Found
 from cmf.worktree.trace.ignoring import Ignoring
-from cmf.worktree.trace.witnesses import WAYS, Witness, witness
+from cmf.worktree.trace.witnesses import WAYS, Inside, Witness, witness
 
-__all__ = ["WAYS", "Accesses", "Found", "Ignoring", "Witness", "witness"]
+__all__ = ["WAYS", "Accesses", "Found", "Ignoring", "Inside", "Witness", "witness"]

@@ -67,6 +67,16 @@ class Accesses:
         self._written.pop(path, None)
         self._updated.pop(path, None)
 
+    def touched(self) -> set[str]:
+        """Return the files that were read or written, and the folders above them, with no link in any path."""
+        found: set[str] = set()
+        for path in {*self._read, *self._updated, *self._written}:
+            real = os.path.realpath(path)
+            while real not in found:
+                found.add(real)
+                real = os.path.dirname(real)
+        return found
+
     def found(self, is_input: Callable[[str], bool], is_output: Callable[[str], bool]) -> Found:
         """Return what counts and is still there. A file that was opened for both is an output if it changed."""
         written = dict(self._written)

@@ -50,6 +50,13 @@ class Ignoring:
         """Tell whether a file that was read counts: code has its own place in a record."""
         return not _is_code(path) and self.is_output(path)
 
+    def shown(self, path: str) -> str:
+        """Return a path as people name it: from the root, if it lies below."""
+        for root in (self._root, self._real_root):
+            if path.startswith(root + "/"):
+                return path[len(root) + 1 :]
+        return path
+
     def _counts(self, path: str) -> bool:
         for root in (self._root, self._real_root):
             if path.startswith(root + "/"):

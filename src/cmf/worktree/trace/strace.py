@@ -144,8 +144,8 @@ class _Reader:
             self._into.opened(paths[0])
 
     def _open(self, path: str, flags: str, real: str) -> None:
-        if "O_DIRECTORY" in flags or "O_PATH" in flags or ("O_NOFOLLOW" in flags and "O_NONBLOCK" in flags):
-            return  # a folder, a mere name, or the recorder's own look at a file of the work tree
+        if "O_DIRECTORY" in flags or "O_PATH" in flags or ("O_NOCTTY" in flags and "O_NONBLOCK" in flags):
+            return  # a folder, a mere name, or the recorder itself
         if not any(word in flags for word in ("O_WRONLY", "O_RDWR")):
             self._into.read(path)
         elif "O_TRUNC" in flags or "O_EXCL" in flags:

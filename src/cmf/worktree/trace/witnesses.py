@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cmf.errors import UnsupportedError
 from cmf.worktree.trace import strace, tree
@@ -85,6 +88,46 @@ def witness(way: str, root: Path) -> Witness:
             )
         way = "python"
     return Witness(way, root)
+
+
+class Inside(Witness):
+    """Watches this very process, and the Python programs that it starts, from now until it `ended`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__("python", root)
+        _hook().install(self._log)
+        self._tell(add=True)
+
+    def ended(self, pid: int = 0) -> Accesses:
+        """Return what was done since, and watch no more."""
+        self._tell(add=False)
+        _hook().remove(self._log)
+        return super().ended(pid)
+
+    def _tell(self, *, add: bool) -> None:
+        """Let programs that this process starts find the hook and the log, or no more."""
+        variables = os.environ  # noqa: TID251  # it is this process's own that its children get
+        for name, value, is_first in ((VARIABLE, self._log, False), ("PYTHONPATH", os.fspath(_HOOK), True)):
+            parts = [part for part in variables.get(name, "").split(os.pathsep) if part and part != value]
+            if add or (is_first and variables.get(VARIABLE)):
+                parts.insert(0, value)
+            if parts:
+                variables[name] = os.pathsep.join(parts)
+            else:
+                variables.pop(name, None)
+
+
+def _hook() -> Any:
+    """Return the hook as a module of this process: it is a file that is found by its folder elsewhere."""
+    name = "cmf_trace_hook"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, _HOOK / "sitecustomize.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
 
 
 def take(log: str, into: Accesses) -> None:
