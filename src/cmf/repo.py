@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from cmf import collect, comparison, config, fetching, media, series, sync, transfer, witness
+from cmf import collect, comparison, config, fetching, media, series, sync, tables, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -27,6 +27,7 @@ from cmf.objects import damaged, read
 from cmf.objects.local import LocalObjects
 from cmf.series import Points
 from cmf.store.sql import SqlStore
+from cmf.tables import Results
 from cmf.worktree.files import Files
 
 if TYPE_CHECKING:
@@ -112,9 +113,12 @@ class Repo:
         query = filters.parse(text, scopes=tuple(scopes), limit=limit, cursor=cursor)
         return self._index(remote).select(query)
 
-    def executions(self, text: str = "", *, scopes: Sequence[str] = ()) -> list[views.Execution]:
-        """Return every execution that satisfies a filter, newest first. See `cmf.graph.filter`."""
-        found: list[views.Execution] = []
+    def executions(self, text: str = "", *, scopes: Sequence[str] = ()) -> Results[views.Execution]:
+        """Return every execution that satisfies a filter, newest first. See `cmf.graph.filter`.
+
+        They are a list, and a table too: ``to_pandas()``, ``to_polars()``, ``to_arrow()``.
+        """
+        found = tables.executions(())
         page = self.page(text, scopes=scopes, limit=1000)
         while True:
             found += page.executions
@@ -123,17 +127,18 @@ class Repo:
             query = filters.parse(text, scopes=tuple(scopes), limit=1000, cursor=page.cursor)
             page = self.store.index.select(query)
 
-    def children(self, execution: str | views.Execution) -> list[views.Execution]:
+    def children(self, execution: str | views.Execution) -> Results[views.Execution]:
         """Return the executions that were started as parts of one, such as the runs of a sweep, newest first."""
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
-        return [child for child in self.executions(f'parent = "{view.id}"') if child.parent == view.node]
+        found = self.executions(f'parent = "{view.id}"')
+        return tables.executions(child for child in found if child.parent == view.node)
 
-    def artifacts(self, *, type: str = "", name: str = "") -> list[views.Artifact]:
+    def artifacts(self, *, type: str = "", name: str = "") -> Results[views.Artifact]:
         """Return artifacts by the type and name that events give them, newest first."""
         self.collect()
         found = self.store.index.artifact_nodes(type=type, name=name, limit=100_000)
         known = self.store.index.artifacts(found)
-        return [known[node] for node in found]
+        return tables.artifacts(known[node] for node in found)
 
     def resolve(self, text: str) -> Target:
         """Return what a person's words name. See `Index.resolve`."""
@@ -229,7 +234,7 @@ class Repo:
         waiting = collect.waiting_names(self.store, execution.node)
         return sorted({*self.store.index.series_names(execution.node), *waiting})
 
-    def logged(self, execution: str | views.Execution, name: str = "") -> list[views.Use]:
+    def logged(self, execution: str | views.Execution, name: str = "") -> Results[views.Use]:
         """Return the texts, images, tables and figures that an execution logged, of one name or of all, by step.
 
         Each has its ``name``, its ``type``, and in ``attributes`` its ``step``, ``rank`` and ``format`` (media type);
@@ -237,7 +242,7 @@ class Repo:
         """
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
         found = [use for use in view.outputs if use.role == media.ROLE and name in ("", use.name)]
-        return sorted(found, key=lambda use: (use.name, media.step_of(use.attributes), use.t))
+        return tables.uses(sorted(found, key=lambda use: (use.name, media.step_of(use.attributes), use.t)))
 
     def history(self, text: str) -> list[views.Write]:
         """Return every write to every register of what this names, newest first."""

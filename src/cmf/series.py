@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib
 import itertools
 import os
 from array import array
@@ -18,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from cmf.errors import CmfError, CorruptError, UnsupportedError
+from cmf.errors import CmfError, CorruptError
 from cmf.graph import views
 from cmf.model import series as chunks
 from cmf.objects import ObjectStore, read
+from cmf.tables import library
 
 THINNED_ROWS = (8192, 1024, 128)
 """How many rows four points stand for, in each of the forms that are kept of a chunk."""
@@ -70,21 +70,21 @@ class Points(Sequence[Point]):
 
     def to_numpy(self) -> Any:
         """Return a numpy array of records ``step`` (i8), ``time`` (i8, µs since 1970) and ``value`` (f8)."""
-        numpy = _library("numpy")
+        numpy = library("numpy")
         found = numpy.empty(len(self), dtype=[("step", "i8"), ("time", "i8"), ("value", "f8")])
         found["step"], found["time"], found["value"] = self.steps, self.times, self.values
         return found
 
     def to_pandas(self) -> Any:
         """Return a pandas data frame of ``step``, ``time`` (a moment in UTC) and ``value``."""
-        pandas = _library("pandas")
-        times = pandas.to_datetime(_library("numpy").array(self.times, dtype="i8"), unit="us", utc=True)
+        pandas = library("pandas")
+        times = pandas.to_datetime(library("numpy").array(self.times, dtype="i8"), unit="us", utc=True)
         columns = self.to_numpy()
         return pandas.DataFrame({"step": columns["step"], "time": times, "value": columns["value"]})
 
     def to_polars(self) -> Any:
         """Return a polars data frame of ``step``, ``time`` (a moment in UTC) and ``value``."""
-        polars = _library("polars")
+        polars = library("polars")
         return polars.DataFrame(
             {
                 "step": polars.Series(self.steps, dtype=polars.Int64),
@@ -95,7 +95,7 @@ class Points(Sequence[Point]):
 
     def to_arrow(self) -> Any:
         """Return a pyarrow table of ``step``, ``time`` (a moment in UTC) and ``value``."""
-        arrow = _library("pyarrow")
+        arrow = library("pyarrow")
         return arrow.table(
             {
                 "step": arrow.array(self.steps, arrow.int64()),
@@ -103,13 +103,6 @@ class Points(Sequence[Point]):
                 "value": arrow.array(self.values, arrow.float64()),
             }
         )
-
-
-def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UnsupportedError(f"{name} is not installed.", hint=f"pip install {name}", kind="library") from error
 
 
 def points(
