@@ -194,7 +194,8 @@ def frames(path: Path, offset: int = 0) -> Iterator[Frame]:
     with open(path, "rb") as file:
         if offset == 0:
             magic = file.read(len(MAGIC))
-            if len(magic) < len(MAGIC):
+            written = magic.rstrip(b"\0")  # after a power cut a file may be longer than what was written of it
+            if len(written) < len(MAGIC) and MAGIC.startswith(written):
                 return  # the process that made it died before its first frame
             if magic[:7] != MAGIC[:7]:
                 raise CorruptError(f"{path} is not a journal.", hint="Move it away.", kind="journal")

@@ -259,10 +259,17 @@ def test_a_newer_version_is_unsupported_and_left_as_it_is(whole: Path, version: 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.j"
-    for data in (b"something else", b"cmf-srs\x01" + bytes(100), bytes(8)):
+    for data in (b"something else", b"cmf-srs\x01" + bytes(100), b"\0\0\0\0\0\0\0\x01"):
         path.write_bytes(data)
         with pytest.raises(CorruptError):
             list(journal.frames(path))
+
+
+@pytest.mark.parametrize("data", [bytes(578), b"cmf-j" + bytes(100), b"cmf-jrn" + bytes(3)])
+def test_a_journal_of_whose_first_bytes_a_power_cut_left_zeros_holds_nothing(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "cut.j"
+    path.write_bytes(data)
+    assert list(journal.frames(path)) == []
 
 
 def test_a_journal_is_closed_once(writer: JournalWriter) -> None:
