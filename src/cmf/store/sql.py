@@ -155,6 +155,11 @@ class SqlStore:
                 raise ConflictError("Some records wait for their origin to be found.", hint="Run 'cmf status'.")
             while _fold_some(connection):  # what another process committed since this one folded
                 pass
+            # A store that came back from a backup gets streams of its own from others: it goes on with them, and sends
+            # them to whoever lacks them.
+            connection.execute(
+                "UPDATE stream SET own = 1 WHERE writer = ? AND site = ? AND own = 0", (signer.public, site)
+            )
             for (scope,) in connection.execute("SELECT DISTINCT scope FROM pending ORDER BY scope").fetchall():
                 made += seal_scope(connection, scope, signer, site, now, nonce)
             connection.execute(_ALL_FOLDED)

@@ -12,7 +12,7 @@ from cmf.store.schema import DERIVED, DERIVED_TABLES
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from cmf.transfer import verify
-from tests.property.store_histories import Site, accepted
+from tests.property.store_histories import Fact, Site, accepted
 from tests.unit.store.book import Book, artifact
 
 
@@ -66,6 +66,23 @@ def test_a_stream_carries_each_artifact_once_and_every_stream_its_own(book: Book
     book.tell("p/a", model.Artifact(digest=digest))
     assert book.seal() == 0
     assert (book.store.counts()["pending"], book.store.dump()) == (0, before)
+
+
+def test_a_store_from_before_a_stream_of_its_own_gets_it_back_and_sends_it_on() -> None:
+    facts = [Fact("p/a", *_property(n)) for n in range(3)]
+    lost, hub, other, back = Site("site"), Site("hub"), Site("other hub"), Site("site")
+    lost.record(facts[0])
+    lost.push(hub)
+    back.pull(hub)
+    back.push(other, View(own=True))
+    assert other.store.dump() == hub.store.dump()
+    back.record(facts[1])
+    back.push(other, View(own=True))
+    assert [stream["n"] for stream in other.store.streams()] == [2]
+
+
+def _property(n: int) -> tuple[bytes, bytes]:
+    return model.salted(model.Property(subject="scope", key="title", value=n, t=n), b"secret")
 
 
 def test_nothing_is_sealed_while_an_event_waits_for_its_origin(book: Book) -> None:
