@@ -39,6 +39,13 @@ KILLS ?= 2000
 faults: $(VENV)/.dev ## Kill a recorded program and fill its disk at every write, then kill it 2,000 times at random
 	@$(BIN)/python -m tests.faults --kills $(KILLS)
 
+SEEDS ?= 300
+START ?= 0
+
+.PHONY: simulate
+simulate: $(VENV)/.dev ## Let sites and hubs live through SEEDS histories in which everything goes wrong
+	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) --start $(START)
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure the workloads and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks

@@ -1,0 +1,203 @@
+"""Bugs of the kind that such systems have had, each planted in the product from outside while a seed runs.
+
+A simulator that does not find them would not find their like either.
+"""
+
+import contextlib
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from cmf import collect, journal, signing, sync
+from cmf.errors import DeniedError
+from cmf.graph import registers
+from cmf.hub import cursors
+from cmf.hub.auth import Auth, Caller
+from cmf.hub.log import Log
+from cmf.hub.service import Hub
+from cmf.model import log
+from cmf.model import records as model
+from cmf.store import chain, current, fold, sql
+from cmf.store.sql import SqlStore
+from tests.simulator.disk import Database
+
+Bug = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def _patched(owner: Any, name: str, made: Callable[[Any], Any]) -> Bug:
+    """Return a bug that puts something made from it in the place of an attribute."""
+    return lambda: mock.patch.object(owner, name, made(getattr(owner, name)))
+
+
+def _lazy(*owners: type) -> Callable[[Any], Any]:
+    """Make a method of a store, or of what holds one, commit without waiting for the disk."""
+
+    def wrap(method: Any) -> Any:
+        def lazily(self: Any, *args: Any, **options: Any) -> Any:
+            write = Database.write
+            with mock.patch.object(Database, "write", lambda disk, *, durable=False: write(disk, durable=False)):
+                return method(self, *args, **options)
+
+        return lazily
+
+    return wrap
+
+
+def _states_before_records(take: Any) -> Any:
+    def takes(self: SqlStore, name: str, before: str, after: str, records: Any, waiting: Any = ()) -> bool:
+        if not take(self, name, before, after, (), ()):
+            return False
+        self.add(records, waiting)
+        return True
+
+    return takes
+
+
+def _page_that_forgets(page: Any) -> Any:
+    """Have the cursor of a page that was cut stand behind everything that was looked at."""
+
+    def behind(self: Hub, text: str, view: Any, held: Any) -> Any:
+        root, size = self.log.root, cursors.from_text(text).size
+        looked_at = len(self.log.entries(size, 7))
+        with mock.patch.object(
+            cursors, "to_text", lambda c: f"{size + looked_at}.{root(size + looked_at).hex()}.{c.view}"
+        ):
+            return page(self, text, view, held)
+
+    return behind
+
+
+def _cursor_first(pull: Any) -> Any:
+    def pulls(store: SqlStore, local: Any, hub: Any, scopes: Any, moved: Any, progress: Any) -> None:
+        store.set_meta(f"cursor {hub.url} {' '.join(scopes)}", hub.standing(scopes, 0).cursor)
+        pull(store, local, hub, scopes, moved, progress)
+
+    return pulls
+
+
+def _log_with_gaps(append: Any) -> Any:
+    def appends(self: Log, connection: Any, hashes: Sequence[bytes]) -> None:
+        append(self, connection, [hash_ for hash_ in hashes if hash_[0] >= 32])
+
+    return appends
+
+
+def _random_salts(salted: Any) -> Any:
+    def adds(record: Any, secret: bytes) -> Any:
+        return salted(record, random._urandom(16))  # type: ignore[attr-defined]
+
+    return adds
+
+
+def _copies_stay_who_they_are(site: Any) -> Any:
+    def finds(folder: Path) -> Any:
+        path = folder / "site"
+        if path.exists():
+            held = msgspec.json.decode(path.read_bytes())
+            held["inode"] = path.stat().st_ino
+            path.write_bytes(msgspec.json.encode(held))
+        return site(folder)
+
+    return finds
+
+
+def _frames_unchecked() -> Any:
+    """Whatever is asked about a frame's checksum, it is right."""
+
+    class Always(int):
+        __eq__ = lambda self, other: True  # noqa: E731
+        __ne__ = lambda self, other: False  # noqa: E731
+        __hash__ = int.__hash__
+
+    return lambda data: Always(zlib.crc32(data))
+
+
+def _only_sealed(items: Any) -> Any:
+    def found(connection: Any) -> Iterator[Any]:
+        waiting = set(connection.execute("SELECT scope, id FROM pending").fetchall())
+        return (item for item in items(connection) if (item.scope, item.id) not in waiting)
+
+    return found
+
+
+def _lost_stays(key: str, writes: Any) -> Any:
+    return max(writes, key=lambda write: (write.t, write.record), default=None)
+
+
+def _objects_of_others(grant: Any) -> Any:
+    def grants(self: Hub, scope: str, taken: Any) -> None:
+        grant(self, scope, taken)
+        with self._dialect.read() as connection:
+            promised = connection.execute("SELECT digest FROM promised WHERE scope = ?", (scope,)).fetchall()
+        for (digest,) in promised:
+            if digest.startswith("sha256:"):
+                self.auth.grant(scope, digest)
+
+    return grants
+
+
+def _nobody_is_refused(authorize: Any) -> Any:
+    def allows(self: Auth, caller: Any, scope: str, key: bytes) -> None:
+        with contextlib.suppress(DeniedError):
+            authorize(self, caller, scope, key)
+
+    return allows
+
+
+def _heads_stay(advance: Any) -> Any:
+    def advances(connection: Any, s: int, segment: Any) -> None:
+        before = connection.execute("SELECT s, n, hash FROM head WHERE s = ?", (s,)).fetchall()
+        advance(connection, s, segment)
+        connection.executemany("INSERT INTO head (s, n, hash) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", before)
+
+    return advances
+
+
+def _remembered(caller: Any) -> Any:
+    known: dict[str, Any] = {}
+
+    def finds(self: Auth, token: str, *, now: int) -> Any:
+        with contextlib.suppress(DeniedError):
+            known[token] = caller(self, token, now=now)
+        if token not in known:
+            return caller(self, token, now=now)
+        return known[token]
+
+    return finds
+
+
+BUGS: dict[str, Bug] = {
+    "a cursor is kept before what it passes": _patched(sync, "_pull", _cursor_first),
+    "the cursor of a cut page passes all that was looked at": _patched(Hub, "_behind", _page_that_forgets),
+    "the log skips some segments": _patched(Log, "append", _log_with_gaps),
+    "a hub acknowledges before it is durable": _patched(SqlStore, "insert", _lazy()),
+    "a segment is sent before it is durable": _patched(SqlStore, "seal", _lazy()),
+    "a journal goes before its records are durable": _patched(SqlStore, "checkpoint", lambda _: lambda self: None),
+    "a journal's offset is committed before its records": _patched(SqlStore, "take", _states_before_records),
+    "the checksums of a journal are not looked at": _patched(
+        journal, "zlib", lambda _: SimpleNamespace(crc32=_frames_unchecked())
+    ),
+    "a draft gets another salt each time": _patched(model, "salted", _random_salts),
+    "a copied store goes on as the one it was": _patched(collect, "site", _copies_stay_who_they_are),
+    "the last write to come wins": _patched(current, "_UPSERT_NEWER", lambda _: current._UPSERT),
+    "equal times are not told apart": _patched(
+        current, "_UPSERT_NEWER", lambda _: current._UPSERT + " WHERE excluded.t > register.t"
+    ),
+    "a retraction hides nothing that came before it": _patched(fold, "_retract", lambda _: lambda *_: None),
+    "a head stays when the next segment comes": _patched(chain, "advance", _heads_stay),
+    "nobody compares a hub's log with what it was": _patched(log, "is_consistent", lambda _: lambda *_: True),
+    "a token is good for ever": _patched(Auth, "caller", _remembered),
+    "lost stays lost": _patched(registers, "current", lambda _: _lost_stays),
+    "signatures are not checked": _patched(signing, "verify", lambda _: lambda public, message, signature: True),
+    "anybody may bring anything": _patched(Auth, "authorize", _nobody_is_refused),
+    "everybody reads everything": _patched(Caller, "readable", lambda _: lambda self: None),
+    "a hub asks for no objects": _patched(Hub, "_wanted", lambda _: lambda self, scopes, after=None: []),
+    "an object is granted that never came": _patched(Hub, "_grant", _objects_of_others),
+    "a rebuilt store forgets what is not sealed": _patched(sql, "all_items", _only_sealed),
+}
