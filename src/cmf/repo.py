@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from cmf import collect, comparison, config, fetching, media, series, sync, tables, transfer, witness
+from cmf import beside, collect, comparison, config, fetching, media, series, sync, tables, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -48,6 +48,7 @@ class Status(msgspec.Struct, kw_only=True):
     promised: int
     references: int
     drifted: list[Reference]
+    pointers: list[beside.Pointed]
     remotes: dict[str, str]
 
 
@@ -294,18 +295,61 @@ class Repo:
 
     def _bring(self, text: str, remote: str, moved: sync.Moved, progress: sync.Progress) -> fetching.Brought:
         self.collect()
-
-        def hubs() -> Iterator[HubClient]:
-            names = [remote] if remote else sorted(self.config.remotes, key=lambda name: (name != "origin", name))
-            return (self.hub(name) for name in names)
-
-        named = fetching.find(self.store.index, hubs, text)
+        named = fetching.find(self.store.index, lambda: self._hubs(remote), text)
         before = moved.objects
         try:
-            return fetching.bring(self.objects, hubs, named, moved, progress)
+            return fetching.bring(self.objects, lambda: self._hubs(remote), named, moved, progress)
         finally:
             if moved.objects > before:
                 sync.note_kept(self.store, self.objects)
+
+    def _hubs(self, remote: str) -> Iterator[HubClient]:
+        names = [remote] if remote else sorted(self.config.remotes, key=lambda name: (name != "origin", name))
+        return (self.hub(name) for name in names)
+
+    # ---- beside the code -----------------------------------------------------------------------------------------
+
+    def add(self, *paths: str | os.PathLike[str], ignore: bool = False) -> list[beside.Added]:
+        """Keep files and folders, and write for each a pointer file for git, ``PATH.cmf``; say what was done.
+
+        Recorded as an execution of the stage ``add``, so that push sends the bytes. ``ignore``: add them to the
+        `.gitignore` beside them, which else is left alone. See `cmf.beside.add`.
+        """
+        here = config.place(Path.cwd(), override=self.environment.dir).absolute()
+        if here.resolve() != self.folder.absolute().resolve():
+            raise UsageError(f"What is added here belongs to the store {here}.", hint=f"Go to {self.root}.")
+        self.collect()
+        added = beside.add(self.files, paths, lambda digest: bool(self.store.index.nodes([f"artifact:{digest}"])))
+        self.collect()
+        for path, found in zip(paths, added, strict=True):
+            if ignore and found.to_ignore:
+                beside.ignore(path)
+        return added
+
+    def checkout(
+        self,
+        *paths: str | os.PathLike[str],
+        force: bool = False,
+        remote: str = "",
+        progress: sync.Progress = sync.nothing,
+    ) -> beside.CheckedOut:
+        """Make the data be what its pointer files say; bytes that lack here come from remotes. See `cmf.beside`."""
+
+        def bring(digest: str, name: str) -> fetching.Brought:
+            named = fetching.Named(digest, name)
+            return fetching.bring(self.objects, lambda: self._hubs(remote), named, sync.Moved(), progress)
+
+        done = beside.checkout(self.files, bring, paths, force=force)
+        if done.written:
+            sync.note_kept(self.store, self.objects)
+        return done
+
+    def pointers(self) -> list[beside.Pointed]:
+        """Return the state of the data of every pointer file in the project's git work tree, by path."""
+        found = beside.states(self.files)
+        with contextlib.suppress(CmfError):
+            self.files.flush()  # so that the next look is quick
+        return found
 
     # ---- remotes -------------------------------------------------------------------------------------------------
 
@@ -422,6 +466,7 @@ class Repo:
             promised=len(self.store.promised()),
             references=len(references),
             drifted=[found for found in references if found.state != "same"],
+            pointers=self.pointers(),
             remotes={name: remote.url for name, remote in self.config.remotes.items()},
         )
 

@@ -28,6 +28,8 @@ COMMANDS = {
     "pull": ("cmf.cli.share", "bring others' records from a hub"),
     "sync": ("cmf.cli.share", "pull, then push; --watch goes on"),
     "clone": ("cmf.cli.share", "a store of your own from a hub"),
+    "add": ("cmf.cli.beside", "keep data, and a pointer file for git beside it"),
+    "checkout": ("cmf.cli.beside", "make the data be what the pointer files say"),
     "get": ("cmf.cli.fetch", "an artifact's bytes, written to a path"),
     "cat": ("cmf.cli.fetch", "an artifact's bytes, written to standard output"),
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),

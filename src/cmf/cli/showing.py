@@ -306,6 +306,14 @@ def status(found: Status) -> None:
         out.print(f"  {render.count(found.references, 'reference')} to data that no copy was kept of")
     for reference in found.drifted:
         out.print(f"  [yellow]{escape(reference.path)} {reference.state} since it was recorded[/yellow]")
+    if found.pointers:
+        out.print(f"  {render.count(len(found.pointers), 'pointer file')} beside the code")
+    for each in found.pointers:
+        if each.state != "same":
+            why = each.problem or f"{each.path} is {each.state}"
+            out.print(f"  [yellow]{escape(why)}[/yellow] [dim]({escape(each.pointer)})[/dim]")
+        if not each.tracked:
+            out.print(f"  [yellow]{escape(each.pointer)} is not in git yet[/yellow]")
     for name, url in found.remotes.items():
         out.print(f"  remote [bold]{escape(name)}[/bold] {escape(url)}")
     if not found.remotes:

@@ -173,6 +173,42 @@ def pointer(path: str | os.PathLike[str]) -> tuple[Path, str] | None:
     return None
 
 
+def pointers(folder: str | os.PathLike[str], suffix: str) -> dict[bytes, bool] | None:
+    """Return the files below a folder that end so and that git does not ignore, relative to it; whether it tracks them.
+
+    None without a repository, without git, or if git is slow.
+    """
+    found: dict[bytes, bool] = {}
+    for tracked, options in ((False, ("--others", "--exclude-standard")), (True, ("--cached",))):
+        answer = _git(folder, "ls-files", "-z", *options, "--", f"*{suffix}", bytes_max=STATUS_BYTES_MAX)
+        if answer is None:
+            return None
+        found.update(dict.fromkeys(filter(None, answer.split(b"\0")), tracked))
+    return found
+
+
+def is_ignored(path: str | os.PathLike[str]) -> bool:
+    """Tell whether git ignores a path."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    return _git(folder, "check-ignore", "--quiet", "--", f"./{name}") is not None
+
+
+def is_tracked(path: str | os.PathLike[str]) -> bool:
+    """Tell whether git tracks a file, or anything in a folder."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    return bool(_git(folder, "--literal-pathspecs", "ls-files", "-z", "--", name, bytes_max=STATUS_BYTES_MAX))
+
+
+def hooks(folder: str | os.PathLike[str]) -> str:
+    """Return the folder that git looks for a work tree's hooks in; "" without a repository."""
+    folders = _folders(Path(folder))
+    if folders is None:
+        return ""
+    # The last one is ours, see `_OPTIONS`.
+    answer = (_git(folder, "config", "-z", "--type=path", "--get-all", "core.hooksPath") or b"").split(b"\0")[:-2]
+    return os.path.join(work_tree(folder), os.fsdecode(answer[-1])) if answer else os.path.join(folders[1], "hooks")
+
+
 def work_tree(path: str | os.PathLike[str]) -> str:
     """Return the top of the git work tree that holds a folder, looked up without git; "" if there is none."""
     for folder in _upwards(os.path.abspath(path)):

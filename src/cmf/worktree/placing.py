@@ -42,6 +42,29 @@ def write(objects: ObjectStore, digest: str, path: str, *, executable: bool = Fa
     return size
 
 
+def replace(objects: ObjectStore, digest: str, path: str, *, executable: bool = False) -> int:
+    """Write a file or a folder in place of what is at a path; return its size in bytes.
+
+    What was there is removed only once the new bytes are whole at its place: a failure leaves or brings back the old.
+    """
+    folder, name = os.path.split(path)
+    fresh, old = (os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}") for _ in range(2))
+    try:
+        size = write(objects, digest, fresh, executable=executable)
+        os.rename(path, old)
+        try:
+            os.rename(fresh, path)
+        except OSError:
+            os.rename(old, path)
+            raise
+    except OSError as error:
+        raise disk_error(error, f"{path} cannot be written") from error
+    finally:
+        _discard(fresh)
+    _discard(old)
+    return size
+
+
 def is_empty_folder(path: str) -> bool:
     """Tell whether a path is a folder with nothing in it, and no link to one."""
     try:

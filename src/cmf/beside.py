@@ -1,0 +1,313 @@
+"""Data beside the code: pointer files that git keeps, what lies at their paths, and what should.
+
+`cmf add` makes a pointer, `cmf checkout` makes the data be what it says. Git is only read. Refuses to overwrite what is
+not kept in the objects: whoever changed it would lose it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from cmf import starting
+from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
+from cmf.fetching import Brought
+from cmf.model import digest as digests
+from cmf.objects import manifest, read
+from cmf.objects.source import disk_error
+from cmf.worktree import git, placing, pointer
+from cmf.worktree.files import Files
+from cmf.worktree.pointer import Pointer
+
+STAGE = "add"
+HOOKS = ("post-checkout", "post-merge")
+_HOOK = b"""#!/bin/sh
+# Made by 'cmf checkout --install-hook': the data follows the commit. Remove this file to end that.
+unset $(git rev-parse --local-env-vars)
+command -v cmf >/dev/null 2>&1 && cmf checkout --quiet
+exit 0
+"""
+
+Bring = Callable[[str, str], Brought]
+"""Makes sure that an artifact's bytes are in the objects: takes its digest, and its name for messages."""
+
+
+class Pointed(msgspec.Struct, frozen=True, kw_only=True):
+    """The data that a pointer file stands for. Paths as records hold them; ``pointer`` is the pointer file's.
+
+    ``state`` is ``same``, ``modified``, ``missing`` or, with the ``problem``, ``invalid``. ``tracked``: git tracks the
+    pointer.
+    """
+
+    path: str
+    pointer: str
+    state: str
+    tracked: bool = False
+    problem: str = ""
+
+
+class Added(msgspec.Struct, frozen=True, kw_only=True):
+    """Data that was added. ``size`` in bytes; ``changed``: the pointer file is new or says something new.
+
+    ``to_ignore`` is the line that a `.gitignore` beside it needs, "" if git ignores the data already; ``tracked``: git
+    keeps the data itself, too.
+    """
+
+    path: str
+    pointer: str
+    digest: str
+    size: int
+    changed: bool
+    to_ignore: str = ""
+    tracked: bool = False
+
+
+class CheckedOut(msgspec.Struct, kw_only=True):
+    """What a checkout did, by path: what was written, what was as it should be, and what could not be, with why."""
+
+    written: list[str] = []
+    same: list[str] = []
+    failed: dict[str, CmfError] = {}
+    unsaved: list[str] = []
+
+
+class _Spot(NamedTuple):
+    """A pointer file's path, and its data's; whether git tracks the pointer."""
+
+    pointer: str
+    data: str
+    tracked: bool
+
+
+def add(files: Files, paths: Sequence[str | os.PathLike[str]], known: Callable[[str], bool]) -> list[Added]:
+    """Keep files and folders, write their pointer files, and record who added them, as one execution.
+
+    ``known`` tells whether an artifact is recorded here already. Errors as of `Files.keep`; then what comes before it
+    in the list is added. A link, and what lies outside the project, is a `UsageError`.
+    """
+    added: list[Added] = []
+    fresh: list[str] = []
+    try:
+        for path in paths:
+            absolute = os.path.abspath(os.fspath(path))
+            found = _add(files, absolute)
+            added.append(found)
+            if found.changed or not known(found.digest):
+                fresh.append(absolute)
+    finally:
+        files.flush()
+        if fresh:
+            command = ["cmf", "add", *(os.path.relpath(path) for path in fresh)]
+            with starting.run(STAGE, command=command, system=False, see_params=False) as run:
+                for absolute in fresh:
+                    run.output(os.path.relpath(absolute), type="dataset", policy="copy")
+    return added
+
+
+def _add(files: Files, absolute: str) -> Added:
+    if os.path.islink(absolute):
+        raise UsageError(f"{absolute} is a link.", hint="Add what it leads to.")
+    place = absolute + pointer.SUFFIX
+    if pointer.target(place) != absolute or absolute.endswith(pointer.SUFFIX):
+        raise UsageError(f"{absolute} is a pointer file itself.", hint="Add the data that it stands for.")
+    if not os.path.realpath(absolute).startswith(os.path.realpath(files.root) + os.sep):
+        raise UsageError(f"{absolute} is not in the project {files.root}.", hint="Add data that lies beside the code.")
+    kept = files.keep(absolute, policy="copy")
+    files.flush()  # before a pointer promises it
+    is_folder = kept.digest.startswith(digests.TREE)
+    executable = not is_folder and bool(os.stat(absolute).st_mode & stat.S_IXUSR)
+    changed = pointer.write(place, Pointer(digest=kept.digest, size=kept.size, executable=executable))
+    ignored = git.is_ignored(absolute) or not git.work_tree(os.path.dirname(absolute))
+    return Added(
+        path=_shown(files, absolute),
+        pointer=_shown(files, place),
+        digest=kept.digest,
+        size=kept.size,
+        changed=changed,
+        to_ignore="" if ignored else _pattern(os.path.basename(absolute)),
+        tracked=git.is_tracked(absolute),
+    )
+
+
+def ignore(path: str | os.PathLike[str]) -> None:
+    """Add a path to the `.gitignore` beside it: only ever because somebody asked for it."""
+    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    place = os.path.join(folder, ".gitignore")
+    line = os.fsencode(_pattern(name)) + b"\n"
+    try:
+        with open(place, "a+b") as file:
+            file.seek(0)
+            before = file.read()
+            if line in before.splitlines(keepends=True):
+                return
+            file.write((b"\n" if before and not before.endswith(b"\n") else b"") + line)
+    except OSError as error:
+        raise disk_error(error, f"{place} cannot be written") from error
+
+
+def _pattern(name: str) -> str:
+    """Return the line of a `.gitignore` that means just this name beside it."""
+    if "\n" in name:
+        return ""
+    escaped = "".join(f"\\{letter}" if letter in "\\*?[" else letter for letter in name)
+    return "/" + (escaped[:-1] + "\\ " if escaped.endswith(" ") else escaped)
+
+
+def states(files: Files) -> list[Pointed]:
+    """Return the state of the data of every pointer file in the git work tree that the project is in, by path.
+
+    What the stat memory knows and has not changed is not read. Without git there is nothing: see `checkout`.
+    """
+    found = git.pointers(files.root, pointer.SUFFIX) or {}
+    return [_state(files, spot) for spot in _spots(files.root, found)]
+
+
+def _spots(root: str | os.PathLike[str], found: dict[bytes, bool]) -> list[_Spot]:
+    spots = []
+    for raw, tracked in sorted(found.items()):
+        path = os.path.join(root, os.fsdecode(raw))
+        if os.path.basename(path) != pointer.SUFFIX and os.path.lexists(path):
+            spots.append(_Spot(path, path.removesuffix(pointer.SUFFIX), tracked))
+    return spots
+
+
+def _state(files: Files, spot: _Spot) -> Pointed:
+    problem = ""
+    try:
+        found = pointer.read(spot.pointer)
+        drift = files.drift(spot.data, found.digest) if os.path.lexists(spot.data) else "gone"
+        state = "same" if drift == "same" else "modified" if os.path.lexists(spot.data) else "missing"
+    except CmfError as error:
+        state, problem = "invalid", error.message
+    return Pointed(
+        path=_shown(files, spot.data),
+        pointer=_shown(files, spot.pointer),
+        state=state,
+        tracked=spot.tracked,
+        problem=problem,
+    )
+
+
+def checkout(
+    files: Files, bring: Bring, paths: Iterable[str | os.PathLike[str]] = (), *, force: bool = False
+) -> CheckedOut:
+    """Make data be what its pointer files say: of all pointers in the project, or of those that paths name.
+
+    A path is the data's, its pointer's, or a folder's with pointers below it; one that has none is a `NotFoundError`.
+    Data that was changed and is not kept in the objects is left as it is, and named, unless ``force`` is set; a folder
+    that holds a repository is never replaced. Every other pointer is done all the same.
+    """
+    done = CheckedOut(written=[], same=[], failed={}, unsaved=[])
+    for spot in _asked(files, paths):
+        shown = _shown(files, spot.data)
+        try:
+            found = pointer.read(spot.pointer)
+            is_there = os.path.lexists(spot.data)
+            if is_there and not os.path.islink(spot.data) and files.drift(spot.data, found.digest) == "same":
+                done.same.append(shown)
+                continue
+            if is_there and not placing.is_empty_folder(spot.data) and not (force or _is_saved(files, spot.data)):
+                done.unsaved.append(shown)
+                continue
+            if is_there and _holds_repository(spot.data):
+                raise ConflictError(f"{spot.data} holds a repository, which is never replaced.", kind="exists")
+            bring(found.digest, shown)
+            write = placing.replace if is_there else placing.write
+            write(files.objects, found.digest, spot.data, executable=found.executable)
+            done.written.append(shown)
+        except CmfError as error:
+            done.failed[shown] = error
+    return done
+
+
+def _asked(files: Files, paths: Iterable[str | os.PathLike[str]]) -> list[_Spot]:
+    spots: dict[str, _Spot] = {}
+    places = [os.path.abspath(os.fspath(path)) for path in paths]
+    for place in places or [os.fspath(files.root)]:
+        own = place if place.endswith(pointer.SUFFIX) and os.path.isfile(place) else place + pointer.SUFFIX
+        if os.path.isfile(own):
+            found = [_Spot(own, pointer.target(own), tracked=False)]
+        else:
+            listed = git.pointers(place, pointer.SUFFIX) if os.path.isdir(place) else None
+            if listed is None:
+                listed = {os.fsencode(os.path.relpath(path, place)): False for path in pointer.walk(place)}
+            found = _spots(place, listed)
+        if not found and places:
+            raise NotFoundError(
+                f"{place} has no pointer file.", hint=f"'cmf add {os.path.basename(place)}' writes one.", kind="pointer"
+            )
+        spots.update((spot.pointer, spot) for spot in found)
+    return list(spots.values())
+
+
+def _is_saved(files: Files, path: str) -> bool:
+    """Tell whether the objects hold all that would be lost with what is at a path."""
+    try:
+        if os.path.islink(path) or _holds_link(path):
+            return False
+        kept = files.keep(path, policy="reference")
+        wanted = [digests.object_of(kept.digest)]
+        if kept.digest.startswith(digests.TREE):
+            data = read(files.objects, wanted[0], manifest.MANIFEST_BYTES_MAX)
+            wanted = [entry.digest for entry in manifest.decode(data)]
+        return not files.objects.absent(dict.fromkeys(wanted))
+    except CmfError:
+        return False
+
+
+def _holds_link(path: str) -> bool:
+    return any(
+        os.path.islink(os.path.join(folder, name))
+        for folder, folders, names in os.walk(path)
+        for name in (*folders, *names)
+    )
+
+
+def _holds_repository(path: str) -> bool:
+    return any(
+        name.casefold() in manifest.FORBIDDEN for _, folders, names in os.walk(path) for name in (*folders, *names)
+    )
+
+
+def install_hooks(root: Path) -> list[str]:
+    """Let git restore the data whenever it checks out or merges; return the hooks that were written.
+
+    A hook that is there already, and is not ours, is a `ConflictError`, and nothing is written.
+    """
+    folder = git.hooks(root)
+    if not folder:
+        raise NotFoundError(f"There is no git repository in {root}.", hint="Make one with 'git init'.")
+    missing = []
+    for name in HOOKS:
+        place = os.path.join(folder, name)
+        try:
+            with open(place, "rb") as file:
+                if file.read(len(_HOOK) + 1) == _HOOK:
+                    continue
+        except FileNotFoundError:
+            missing.append(place)
+            continue
+        except OSError as error:
+            raise disk_error(error, f"{place} cannot be read") from error
+        raise ConflictError(
+            f"There is a hook {place} already.", hint="Add the line 'cmf checkout --quiet' to it.", kind="exists"
+        )
+    for place in missing:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o777)
+            with os.fdopen(handle, "wb") as file:
+                file.write(_HOOK)
+        except OSError as error:
+            raise disk_error(error, f"{place} cannot be written") from error
+    return missing
+
+
+def _shown(files: Files, path: str) -> str:
+    recorded = files.record_path(path)
+    return recorded if isinstance(recorded, str) else os.fsencode(path).decode("utf-8", "backslashreplace")
