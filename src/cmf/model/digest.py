@@ -18,6 +18,7 @@ SMALL_BYTES = 64
 """Artifacts under this size are too likely to be equal by chance: content alone joins no lineage through them."""
 
 _TEXT = re.compile(r"(?:tree:)?sha256:[0-9a-f]{64}")
+_FILE_TEXT = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def sha256(data: bytes) -> bytes:
@@ -33,6 +34,11 @@ def file_digest(data: bytes) -> str:
 def is_digest(text: object) -> bool:
     """Tell whether this is a well-formed digest text of a file or of a folder."""
     return isinstance(text, str) and _TEXT.fullmatch(text) is not None
+
+
+def is_file_digest(text: object) -> bool:
+    """Tell whether this is a well-formed digest text of a file."""
+    return isinstance(text, str) and _FILE_TEXT.fullmatch(text) is not None
 
 
 def check_digest(text: str) -> str:

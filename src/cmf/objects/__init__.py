@@ -66,10 +66,10 @@ class ObjectStore(Protocol):
 
 def check_name(digest: str) -> str:
     """Return the name of an object as it is; refuse anything else before a path or an address is made of it."""
+    if digests.is_file_digest(digest):
+        return digest
     digests.check_digest(digest)
-    if digest.startswith(digests.TREE):
-        raise UsageError(f"{digest} names a folder, not an object.", hint="Its manifest is the object.")
-    return digest
+    raise UsageError(f"{digest} names a folder, not an object.", hint="Its manifest is the object.")
 
 
 def read(store: ObjectStore, digest: str, bytes_max: int = READ_BYTES_MAX) -> bytes:

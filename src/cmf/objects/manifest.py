@@ -39,6 +39,7 @@ _SEPARATORS = re.compile(r"[/\\]")
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 """Paths about which there is no question; most are."""
 
+_SLASH = ord("/")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -166,20 +167,20 @@ def _spell(entries: Iterable[Entry]) -> bytes:
 def _fault(ordered: list[tuple[bytes, Entry]]) -> str:
     """Return what is wrong with these entries, or an empty text."""
     paths = {raw for raw, _ in ordered}
-    last = b""
-    for raw, entry in ordered:
-        fault = _path_fault(raw, entry.path)
+    last = folder = b""
+    for raw, (path, digest, size, _) in ordered:
+        fault = _path_fault(raw, path)
         if not fault and raw <= last:
             fault = "is named twice" if raw == last else "is not in its order"
-        if not fault and not (digests.is_digest(entry.digest) and entry.digest.startswith(digests.FILE)):
+        if not fault and not digests.is_file_digest(digest):
             fault = "has no file's digest"
-        if not fault and not 0 <= entry.size <= SIZE_BYTES_MAX:
+        if not fault and not 0 <= size <= SIZE_BYTES_MAX:
             fault = "has an impossible size"
-        at = raw.find(b"/")
-        while not fault and at >= 0:
-            if raw[:at] in paths:
+        above = raw[: raw.rfind(b"/") + 1]
+        if not fault and above != folder:  # else the file before lies there too
+            folder = above
+            if any(above[:at] in paths for at, byte in enumerate(above) if byte == _SLASH):
                 fault = "lies below a file"
-            at = raw.find(b"/", at + 1)
         if fault:
             return f"{_shown(raw)} {fault}"
         last = raw

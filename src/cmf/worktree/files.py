@@ -233,7 +233,7 @@ class Files:
             with self._lock:
                 self._gone += [(folder, name) for name in gone]
         for each in files:
-            chosen = policy or self._policy(each)
+            chosen = policy or (self._policy(each) if self._policies else config.COPY)
             version, digest = known.get(each.name, _UNKNOWN)
             if version != memory.version(each.stat):
                 every.append(self._read(each, chosen, start, is_worth=is_worth))
@@ -256,9 +256,8 @@ class Files:
         ]
 
     def _policy(self, each: _File) -> Policy:
-        if not self._policies:
-            return config.COPY
         recorded = self.record_path(each.path)
+        assert self._policies is not None
         return self._policies.of(recorded if isinstance(recorded, str) else "", each.stat.st_size)
 
     def _read(self, each: _File, policy: Policy, start: int = 0, *, is_worth: bool = False) -> _Read:
@@ -351,6 +350,6 @@ def _below(path: str, folder: str) -> str | None:
 def _read(
     each: _File, start: int, digest: str, found: os.stat_result, policy: Policy, recalled: _File | None = None
 ) -> _Read:
-    name = manifest.path_of(os.fsencode(each.path)[start:])
+    name = each.path[start:] if each.path.isascii() else manifest.path_of(os.fsencode(each.path)[start:])
     executable = bool(found.st_mode & stat.S_IXUSR)
     return _Read(manifest.Entry(name, digest, found.st_size, executable=executable), policy, recalled)
