@@ -61,15 +61,15 @@ def _recorded(count: int, records: int) -> float:
 def _collected(folder: Path) -> tuple[float, float, int]:
     """Collect; return the seconds until all was committed, the seconds until it was folded, and what is held."""
     from cmf import collect
-    from cmf.collect.taking import Journal
+    from cmf.collect.taking import Journal, take
     from cmf.objects.local import LocalObjects
 
     store = collect.open_store(folder)
     clock = collect.Clock(time.time_ns() // 1000, time.monotonic())
     objects, identity, done = LocalObjects(folder / "objects"), collect.site(folder), collect.Collected(problems=[])
     started = time.perf_counter()
-    for path in sorted((folder / "journal").glob("*.j")):
-        Journal(path, store, objects, identity, clock, done).take(cut=False)
+    paths = sorted((folder / "journal").glob("*.j"))
+    take((Journal(path, store, objects, identity, clock, done) for path in paths), store, done, cut=False)
     committed = time.perf_counter() - started
     started = time.perf_counter()
     store.fold_pending()

@@ -16,8 +16,8 @@ import msgspec
 from cmf.collect import chunks
 from cmf.collect.identity import Site, site, writer_key
 from cmf.collect.lock import LinkLock, holder, unlock
-from cmf.collect.taking import Clock, Collected, Journal, State
-from cmf.errors import CmfError, NotFoundError, UsageError
+from cmf.collect.taking import Clock, Collected, Journal, State, take
+from cmf.errors import NotFoundError, UsageError
 from cmf.model import records as model
 from cmf.model import series
 from cmf.objects.local import LocalObjects
@@ -64,15 +64,9 @@ def collect(folder: Path, store: SqlStore, objects: LocalObjects, clock: Clock, 
     """
     done = Collected(problems=[])
     identity = site(folder)
-    finished = []
-    for path in sorted((folder / "journal").glob("*.j")):
-        try:
-            if Journal(path, store, objects, identity, clock, done).take(cut=cut):
-                finished.append(path)
-        except FileNotFoundError:
-            continue  # another collector finished it
-        except CmfError as error:
-            done.problems.append(f"{path.name}: {error.message}")
+    paths = sorted((folder / "journal").glob("*.j"))
+    journals = (Journal(path, store, objects, identity, clock, done) for path in paths)
+    finished = take(journals, store, done, cut=cut)
     if done.dropped:
         _note_dropped(store, done)
     store.fold_pending()

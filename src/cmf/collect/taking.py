@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import msgspec
 from cmf import journal
 from cmf.collect import chunks
 from cmf.collect.identity import Site
-from cmf.errors import CorruptError, UsageError
+from cmf.errors import CmfError, CorruptError, UsageError
 from cmf.graph import registers
 from cmf.model import digest as digests
 from cmf.model import encoding, series
 from cmf.model import records as model
 from cmf.model.process import Process
 from cmf.objects.local import LocalObjects
-from cmf.store.sql import SqlStore
+from cmf.store.sql import Read, SqlStore
 from cmf.worktree import machine
 
 TAKE_RECORDS = 100_000
@@ -66,6 +67,52 @@ class State(msgspec.Struct):
     watched: tuple[str, int, float] | None = None
 
 
+def take(journals: Iterable[Journal], store: SqlStore, done: Collected, *, cut: bool) -> list[Path]:
+    """Take in what is new in some journals; return those from which nothing more can come, with all of it committed.
+
+    What was read is committed many records at once, of several journals: that costs less for each. A journal that
+    cannot be read is one of ``problems``, kept as it is, and holds nobody else up.
+    """
+    finished: list[Path] = []
+    read: list[Journal] = []
+    for each in journals:
+        with _reported(each, done):
+            each.read(cut=cut)
+            read.append(each)
+        if sum(len(one.found.records) for one in read) >= TAKE_RECORDS:
+            finished += _commit(read, store, done, cut=cut)
+            read = []
+    return finished + _commit(read, store, done, cut=cut)
+
+
+def _commit(read: Sequence[Journal], store: SqlStore, done: Collected, *, cut: bool) -> list[Path]:
+    """Commit what was read from some journals; return those from which nothing more can come."""
+    fresh = [each for each in read if each.is_fresh]
+    try:
+        committed = store.take([each.found for each in fresh]) if fresh else []
+    except CmfError:
+        committed = [False] * len(fresh)  # each is tried alone, so that the others come in
+    refused = {each.path for each, is_in in zip(fresh, committed, strict=True) if not is_in}
+    finished = []
+    for each in read:
+        with _reported(each, done):
+            if each.path not in refused:
+                each.count()
+            if each.take(cut=cut) if each.path in refused or each.has_more else each.is_over:
+                finished.append(each.path)
+    return finished
+
+
+@contextlib.contextmanager
+def _reported(each: Journal, done: Collected) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        pass  # another collector finished it
+    except CmfError as error:
+        done.problems.append(f"{each.path.name}: {error.message}")
+
+
 class Journal:
     """One journal being taken in."""
 
@@ -78,32 +125,52 @@ class Journal:
         self.identity = identity
         self.clock = clock
         self.done = done
+        self.found = Read(path.name, "", "", ())
+        self.has_more = False
+        self.is_over = False
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether there is anything to commit of what was read."""
+        return self.found.after != self.found.before
 
     def take(self, *, cut: bool) -> bool:
         """Take in what is new; return whether nothing more can come and all of it is committed."""
         for _ in range(1000):
-            before = self.store.journal(self.path.name)
-            state = msgspec.json.decode(before, type=State) if before else State()
-            dead = self._dead(state)
-            records: list[tuple[str, bytes, bytes]] = []
-            waiting: list[tuple[str, bytes]] = []
-            more = self._read(state, records, waiting)
-            if not more:
-                if state.left and (code := journal.exit_code(self.path, state.offset)) is not None:
-                    self._leave(state, records, code)
-                ended = dead is True or state.closed
-                if ended or dead is None:
-                    self._lose(state, records)
-                self._cut_points(state, records, everything=ended, part=cut or ended)
-            self._count_dropped(state, before)
-            after = msgspec.json.encode(state).decode()
-            if after != before and not self.store.take(self.path.name, before, after, records, waiting):
+            self.read(cut=cut)
+            if self.is_fresh and not self.store.take([self.found])[0]:
                 continue  # another collector was faster: look again
-            self.done.records += len(records)
-            self.done.journals += bool(records)
-            if not more:
-                return (state.closed or dead is True) and not state.sets
+            self.count()
+            if not self.has_more:
+                return self.is_over
         raise CorruptError(f"{self.path} changes faster than it can be read.", kind="busy")
+
+    def count(self) -> None:
+        """Count what was read and is committed."""
+        self.done.records += len(self.found.records)
+        self.done.journals += bool(self.found.records)
+
+    def read(self, *, cut: bool) -> None:
+        """Read what is new, to be committed as ``found``.
+
+        Then it ``has_more`` if that stops before the end, and ``is_over`` if nothing more can come.
+        """
+        before = self.store.journal(self.path.name)
+        state = msgspec.json.decode(before, type=State) if before else State()
+        dead = self._dead(state)
+        records: list[tuple[str, bytes, bytes]] = []
+        waiting: list[tuple[str, bytes]] = []
+        self.has_more = self._read(state, records, waiting)
+        if not self.has_more:
+            if state.left and (code := journal.exit_code(self.path, state.offset)) is not None:
+                self._leave(state, records, code)
+            ended = dead is True or state.closed
+            if ended or dead is None:
+                self._lose(state, records)
+            self._cut_points(state, records, everything=ended, part=cut or ended)
+        self._count_dropped(state, before)
+        self.is_over = (state.closed or dead is True) and not state.sets
+        self.found = Read(self.path.name, before, msgspec.json.encode(state).decode(), records, waiting)
 
     def _read(self, state: State, records: list[tuple[str, bytes, bytes]], waiting: list[tuple[str, bytes]]) -> bool:
         """Read new frames into the state; return True if it stopped before the end, to commit what it has."""

@@ -7,7 +7,7 @@ is handed has been checked, and times and random bytes come as arguments. Questi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cmf.errors import CmfError, ConflictError, NotFoundError, UnreachableError
 from cmf.graph.index import Node
@@ -29,6 +29,19 @@ Logged = Callable[[Connection, Sequence[bytes]], None]
 """Called with the hashes of segments that came in, in order, in the transaction that commits them: a hub's log."""
 
 _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
+
+
+class Read(NamedTuple):
+    """What was read from a journal: its state before and after, and (scope, id, bytes) of each record.
+
+    ``waiting`` are (scope, id) of input events whose origin is still to be found.
+    """
+
+    journal: str
+    before: str
+    after: str
+    records: Sequence[tuple[str, bytes, bytes]]
+    waiting: Sequence[tuple[str, bytes]] = ()
 
 
 class SqlStore:
@@ -78,26 +91,22 @@ class SqlStore:
             row = connection.execute("SELECT state FROM journal WHERE name = ?", (name,)).fetchone()
         return row[0] if row else ""
 
-    def take(
-        self,
-        journal: str,
-        before: str,
-        after: str,
-        records: Sequence[tuple[str, bytes, bytes]],
-        waiting: Sequence[tuple[str, bytes]] = (),
-    ) -> bool:
-        """Commit what was read from a journal, with where reading goes on, in one transaction.
+    def take(self, read: Sequence[Read]) -> list[bool]:
+        """Commit what was read from some journals, with where reading goes on in each, in one transaction.
 
-        ``records`` are (scope, id, bytes); ``waiting`` are input events whose origin is still to be found. Returns
-        False, and commits nothing, if another process read on meanwhile (the state is no longer ``before``).
+        Returns for each whether it was committed: False, and nothing of it, if another process read on meanwhile (the
+        state is no longer ``before``).
         """
         with self._sql.write() as connection:
-            row = connection.execute("SELECT state FROM journal WHERE name = ?", (journal,)).fetchone()
-            if (row[0] if row else "") != before:
-                return False
-            connection.execute("DELETE FROM journal WHERE name = ?", (journal,))
-            connection.execute("INSERT INTO journal (name, state) VALUES (?, ?)", (journal, after))
-            self._put_pending(connection, records, waiting)
+            return [self._take(connection, one) for one in read]
+
+    def _take(self, connection: Connection, read: Read) -> bool:
+        row = connection.execute("SELECT state FROM journal WHERE name = ?", (read.journal,)).fetchone()
+        if (row[0] if row else "") != read.before:
+            return False
+        connection.execute("DELETE FROM journal WHERE name = ?", (read.journal,))
+        connection.execute("INSERT INTO journal (name, state) VALUES (?, ?)", (read.journal, read.after))
+        self._put_pending(connection, read.records, read.waiting)
         return True
 
     def add(self, records: Sequence[tuple[str, bytes, bytes]], waiting: Sequence[tuple[str, bytes]] = ()) -> None:

@@ -9,7 +9,7 @@ from cmf.model import segment as segments
 from cmf.model.exchange import View
 from cmf.store import sql
 from cmf.store.schema import DERIVED, DERIVED_TABLES
-from cmf.store.sql import SqlStore
+from cmf.store.sql import Read, SqlStore
 from cmf.store.sqlite import Sqlite
 from cmf.transfer import verify
 from tests.property.store_histories import Fact, Site, accepted
@@ -110,14 +110,15 @@ def test_a_seal_folds_what_another_process_committed_meanwhile(book: Book) -> No
 
 def test_a_journal_read_by_two_collectors_is_taken_once(book: Book) -> None:
     id_, data = model.salted(model.Property(subject="scope", key="title", value="x", t=1), b"s")
-    assert book.store.take("host-1.j", "", "10", [("p/a", id_, data)], [("p/a", id_)])
-    assert not book.store.take("host-1.j", "", "10", [("p/a", id_, data)])
-    assert not book.store.take("host-1.j", "5", "20", [])
-    assert book.store.take("host-1.j", "10", "20", [("p/a", id_, data)])
-    assert book.store.journals() == {"host-1.j": "20"}
+    assert book.store.take([Read("host-1.j", "", "10", [("p/a", id_, data)], [("p/a", id_)])]) == [True]
+    assert book.store.take([Read("host-1.j", "", "10", [("p/a", id_, data)])]) == [False]
+    other = Read("host-2.j", "", "7", [])
+    assert book.store.take([Read("host-1.j", "5", "20", []), other]) == [False, True]
+    assert book.store.take([Read("host-1.j", "10", "20", [("p/a", id_, data)])]) == [True]
+    assert book.store.journals() == {"host-1.j": "20", "host-2.j": "7"}
     assert (book.store.counts()["pending"], book.store.counts()["waiting"]) == (1, 1)
     book.store.forget_journal("host-1.j")
-    assert book.store.journals() == {}
+    assert book.store.journals() == {"host-2.j": "7"}
 
 
 def test_rebuilding_in_small_batches_hides_what_was_retracted(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
