@@ -111,7 +111,7 @@ RECORDED = tuple(_RECORDED.split())
 
 def environment(values: Mapping[str, str] | None = None) -> Environment:
     """Read the environment: the only function that does."""
-    env = os.environ if values is None else values
+    env = dict(os.environ) if values is None else values  # each look into the other one encodes a name
     mode = env.get("CMF_MODE", "local")
     if mode not in ("", "local", "off"):
         raise UsageError(f"CMF_MODE is '{mode}'.", hint="It takes 'local' or 'off'.")

@@ -95,6 +95,8 @@ rk_ xox xapp- hooks.slack npm_ pypi- eyj aiza ya29 sg. dckr dapi dop_v1 hvs. cur
 """
 _HINTS = tuple(_HINT.split())
 LINE_CHARS_MAX = 4096
+SHORT_CHARS_MAX = 24
+"""A text up to this length is mostly a name, and met again at the next record."""
 _PLACEHOLDER = Rule(
     r"\*+|<.*>|\[.*\]|\$\{.*\}|\$\(.*\)|\$\w+|\{.*\}|%[sr]|%\(.*\)s|\.\.\.|x+|None|null|true|false", re.IGNORECASE
 )
@@ -151,11 +153,10 @@ class Redactor:
         """Return a text without the secrets in it."""
         if self._known is not None:
             text = self._known.sub(MASK, text)
-        low = text.lower()
-        hints = [hint for hint in _HINTS if hint in low]
+        hints = _hints_in_short(text) if len(text) <= SHORT_CHARS_MAX else _hints_in(text)
         if not hints:
             return text
-        if "private key" in low:
+        if "private key" in text.lower():
             text = _PEM.pattern.sub(_masked_lines, text)
         if len(text) <= LINE_CHARS_MAX:
             return _line(text)
@@ -218,6 +219,13 @@ class Redactor:
             return MASK
         return value
 
+
+def _hints_in(text: str) -> list[str]:
+    low = text.lower()
+    return [hint for hint in _HINTS if hint in low]
+
+
+_hints_in_short = functools.lru_cache(1024)(_hints_in)
 
 _USERS = frozenset({"curl", "wget", "http", "https", "xh"})
 
