@@ -105,7 +105,7 @@ def _recorded(act: Callable[[str], object], paths: Sequence[str], problems: list
 class LiveRun(Records, Protocol):
     """A run of this process."""
 
-    before_end: list[Callable[[], None]]
+    before_end: list[Callable[[], object]]
 
     @property
     def declared(self) -> Mapping[str, AbstractSet[str]]:

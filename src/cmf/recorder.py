@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from cmf import config, ending
+from cmf import config, ending, notebook
 from cmf.errors import CmfError, CorruptError
 from cmf.journal import JournalWriter
 from cmf.model import digest as digests
@@ -344,6 +344,8 @@ class Recorder:
     def close(self, program: ending.Program) -> None:
         """End what is open, and close the journal: the interpreter is about to exit."""
         error, returned = program.error(), program.returned()
+        if error is None and (shell := notebook.here()) is not None:
+            error = shell.error
         is_left = False
         for run in list(self.runs):
             if error is not None:

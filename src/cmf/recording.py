@@ -16,7 +16,7 @@ from pathlib import Path
 from time import time_ns
 from typing import Any, Self
 
-from cmf import describing, media, slicing
+from cmf import describing, media, notebook, slicing
 from cmf import recorder as recorders
 from cmf.errors import CmfError, NotFoundError
 from cmf.graph import registers
@@ -72,7 +72,8 @@ class Run:
         self._pid = os.getpid()
         self._writes_through = False
         self.finished = False
-        self.before_end: list[Callable[[], None]] = []
+        self.before_end: list[Callable[[], object]] = []
+        self._cells = 0
 
     @property
     def declared(self) -> Mapping[str, AbstractSet[str]]:
@@ -323,8 +324,23 @@ class Run:
         except (OSError, CmfError) as error:
             self._recorder.drop(f"the output of the command: {error}")
             return
+        self._write_terminal(value)
+
+    def _write_terminal(self, value: dict[str, Any]) -> None:
         key = f"{registers.TERMINAL}{self.attempt}/{self.rank}"
         self._write(model.Property(subject=self.node, key=key, value=value, t=self._recorder.now()))
+
+    def _keep_cells(self, shell: notebook.Notebook) -> bool:
+        """Keep the cells that were executed so far, without the secrets in them; return whether the run is open."""
+        try:
+            cells = shell.cells()
+            if len(cells) != self._cells and self._pid == os.getpid():
+                self._cells = len(cells)
+                data = self._recorder.redactor.text(shell.text()).encode("utf-8", "surrogatepass")
+                self._write_terminal({"cells": {"$object": self._recorder.keep(data)}, "count": len(cells)})
+        except Exception as error:  # noqa: BLE001  # recording must not break the program: the disk, odd text
+            self._recorder.drop(f"the cells of the notebook: {encoding.said(error)}")
+        return not self.finished
 
     def link(self, source: str, rel: str, to: str) -> None:
         """Record an edge between two nodes, such as ``run.link(run.node, "derived_from", other.node)``."""
@@ -375,6 +391,9 @@ class Run:
         self._property(f"status/{self.attempt}/{self.rank}", {"status": "running"})
         recorder.started(self)
         self._description.start(command)
+        if (shell := notebook.here()) is not None:
+            shell.after_each(lambda: self._keep_cells(shell))
+            self.before_end.append(lambda: self._keep_cells(shell))
 
     def _kept_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters as values, or the object that holds them if they are large."""

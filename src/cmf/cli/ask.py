@@ -73,10 +73,13 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: s
 @click.option("--history", is_flag=True, help="Every value that each property ever had, newest first.")
 @click.option("--diff", is_flag=True, help="The uncommitted changes that the code ran with.")
 @click.option("--output", is_flag=True, help="What its command wrote to standard output and error.")
+@click.option("--cells", is_flag=True, help="The cells of the notebook that were executed.")
 @click.option("--series", metavar="METRIC", default="", help="A chart of one step metric; with --json, its points.")
 @click.option("--points", type=click.IntRange(min=4), default=2000, help="How many points --json gives at most [2000].")
 @JSON
-def show(name: str, *, history: bool, diff: bool, output: bool, series: str, points: int, as_json: bool) -> None:
+def show(
+    name: str, *, history: bool, diff: bool, output: bool, cells: bool, series: str, points: int, as_json: bool
+) -> None:
     """Show one execution or artifact: what it is, who made it, from what code, data and parameters.
 
     NAME is an id or its first digits, an artifact's name, NAME@LABEL, PIPELINE:NAME, a path or a digest.
@@ -98,11 +101,12 @@ def show(name: str, *, history: bool, diff: bool, output: bool, series: str, poi
             if not isinstance(digest, dict):
                 raise NotFoundError(f"{view.name or name} ran with no uncommitted changes, or they were not kept.")
             showing.patch(here.read(digest["$object"]))
-        elif output:
+        elif output or cells:
             view = here.execution(name)
-            kept = view.terminal.get("object")
+            kept = view.terminal.get("cells" if cells else "object")
             if not isinstance(kept, dict):
-                raise NotFoundError(f"Nothing that {view.name or name} wrote to a terminal was kept.")
+                what = "executed in a notebook" if cells else "wrote to a terminal"
+                raise NotFoundError(f"Nothing that {view.name or name} {what} was kept.")
             showing.raw(here.read(kept["$object"]))
         elif target.node.startswith("artifact:"):
             artifact = here.artifact(target.node.removeprefix("artifact:"))

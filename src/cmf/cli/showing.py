@@ -61,6 +61,9 @@ def execution(
         "wrote": f"{render.size(view.terminal['bytes'])} (cmf show {render.short(view.id)} --output)"
         if isinstance(view.terminal.get("bytes"), int)
         else "",
+        "notebook": f"{render.count(view.terminal['count'], 'cell')} (cmf show {render.short(view.id)} --cells)"
+        if isinstance(view.terminal.get("count"), int)
+        else "",
         "machine": " · ".join(_machine(machine)),
         "container": " ".join(str(value) for value in _dict(view.process.get("container")).values()),
         "scheduler": " · ".join(_pairs(_dict(view.process.get("scheduler")))),
