@@ -30,7 +30,7 @@ VARYING = {
     r"\b\d+\.\d s\b": "<seconds>",
     r"\b\d+\.\d KiB": "<size>",
     r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b": "<uuid>",
-    r"\b(?=[a-f]*\d)[0-9a-f]{7}\b": "<id>",
+    r"\b[0-9a-f]{7}\b": "<id>",
     rf"\b{WORDS}\b": "<name>",
     r"[ \t]+": " ",
 }
