@@ -64,9 +64,7 @@ def simulate(seed: int) -> Counter[str]:
 def step(made: World, move: str) -> None:
     """Take one step."""
     chance = made.chance
-    made.now += chance.choice((0, 1, 1, 1000))
-    for hub in made.hubs:
-        hub.now = made.now
+    made.pass_time(chance.choice((0, 1, 1, 1000)))
     if chance.random() < 0.1:
         made.backup()
     site, hub = chance.choice(made.sites), chance.choice(made.hubs)

@@ -89,6 +89,12 @@ class World:
     def nodes(self) -> list[Node]:
         return [*self.sites, *self.hubs]
 
+    def pass_time(self, us: int) -> None:
+        """Let some time pass, for everybody."""
+        self.now += us
+        for hub in self.hubs:
+            hub.now = self.now
+
     def is_alive(self, process: object) -> bool:
         """Tell whether a simulated process lives."""
         return any(running.process == process for site in self.sites for running in site.running)
@@ -303,9 +309,7 @@ class World:
     def heal(self) -> None:
         """Mend everything: every process has ended, every disk has room, every way is open, and everybody exchanges."""
         self.weather.calm()
-        self.now += 3_600_000_000
-        for hub in self.hubs:
-            hub.now = self.now
+        self.pass_time(3_600_000_000)
         for node in self.nodes:
             node.disk.is_full = False
         for site in self.sites:

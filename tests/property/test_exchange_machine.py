@@ -1,0 +1,106 @@
+"""Hypothesis decides what befalls sites and hubs, step by step, and shrinks what it finds to the shortest story."""
+
+import contextlib
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.simulator.run import judge
+from tests.simulator.world import VIEWS, Blow, World, world
+
+some = st.integers(0, 7)
+blows = st.just(Blow()) | st.builds(Blow, st.integers(1, 25), st.booleans())
+
+
+class Exchange(RuleBasedStateMachine):
+    """Real stores, journals, clients and hubs, on the simulator's disks and network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = contextlib.ExitStack()
+        self.world: World
+
+    @initialize(seed=st.integers(0, 2**32), fault=st.sampled_from((0.0, 0.1, 0.4)), hubs=st.integers(1, 2))
+    def begin(self, seed: int, fault: float, hubs: int) -> None:
+        self.world = self.stack.enter_context(world(seed, fault=fault))
+        self.world.build(sites=2, hubs=hubs)
+
+    def site(self, number: int) -> Any:
+        return self.world.sites[number % len(self.world.sites)]
+
+    def hub(self, number: int) -> Any:
+        return self.world.hubs[number % len(self.world.hubs)]
+
+    @rule(site=some, count=st.integers(1, 4), later=st.integers(0, 1000))
+    def record(self, site: int, count: int, later: int) -> None:
+        self.world.pass_time(later)
+        self.world.record(self.site(site), count)
+
+    @rule(site=some, blow=blows)
+    def collect(self, site: int, blow: Blow) -> None:
+        self.world.collect(self.site(site), blow=blow)
+
+    @rule(site=some, hub=some, relay=st.booleans(), blow=blows)
+    def push(self, site: int, hub: int, relay: bool, blow: Blow) -> None:
+        self.world.push(self.site(0 if relay else site), self.hub(hub), relay=relay, blow=blow)
+
+    @rule(site=some, hub=some, view=st.sampled_from(VIEWS), blow=blows)
+    def pull(self, site: int, hub: int, view: tuple[str, ...], blow: Blow) -> None:
+        self.world.pull(self.site(site), self.hub(hub), view, blow=blow)
+
+    @rule(site=some, hub=some)
+    def pull_ancestors(self, site: int, hub: int) -> None:
+        self.world.pull_ancestors(self.site(site), self.hub(hub))
+
+    @rule(site=some)
+    def pack(self, site: int) -> None:
+        self.world.pack(self.site(site))
+
+    @precondition(lambda self: self.world.bundles)
+    @rule(site=some, blow=blows)
+    def unpack(self, site: int, blow: Blow) -> None:
+        self.world.unpack(self.site(site), blow=blow)
+
+    @rule(site=some, power=st.booleans())
+    def crash_a_site(self, site: int, power: bool) -> None:
+        self.world.restart(self.site(site), power=power)
+        self.world.look()
+
+    @rule(hub=some, power=st.booleans())
+    def crash_a_hub(self, hub: int, power: bool) -> None:
+        self.world.crash_hub(self.hub(hub), power=power)
+
+    @rule()
+    def back_up(self) -> None:
+        self.world.backup()
+
+    @precondition(lambda self: self.world.hubs[0].backups)
+    @rule(of_a_site=st.booleans())
+    def put_a_backup_back(self, of_a_site: bool) -> None:
+        self.world.restore(self.world.sites if of_a_site else self.world.hubs)
+
+    @rule(site=some)
+    def copy_a_store(self, site: int) -> None:
+        self.world.clone(self.site(site))
+
+    @rule(site=some, skew=st.sampled_from((0, 10**12, -(10**12))))
+    def set_a_clock(self, site: int, skew: int) -> None:
+        self.site(site).skew = skew
+
+    @rule(site=some, full=st.booleans())
+    def fill_or_empty_a_disk(self, site: int, full: bool) -> None:
+        self.site(site).disk.is_full = full
+
+    def teardown(self) -> None:
+        with self.stack:
+            if hasattr(self, "world"):
+                self.world.heal()
+                judge(self.world)
+
+
+TestExchange = Exchange.TestCase
+TestExchange.settings = settings(
+    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
