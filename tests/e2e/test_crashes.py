@@ -7,11 +7,9 @@ nothing is lost, nothing is double, objects included.
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +25,7 @@ from cmf.store.sqlite import Sqlite
 from tests.commands import cmf, script
 from tests.hubs import HubProcess, running
 from tests.objects import flip
+from tests.proxy import Proxy
 
 POINTS = 12
 
@@ -49,60 +48,6 @@ with cmf.run("detector/model") as run:
     run.output("folder", name="model")
     run.label("best")
 """
-
-
-class Proxy:
-    """Passes bytes on between a client and the hub, and acts once after so many of them."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.target = 0
-        self.bytes = 0
-        self._act: Callable[[], None] | None = None
-        self._after = 0
-        self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def arm(self, after: int, act: Callable[[], None] | None) -> None:
-        """From now on, count; after so many bytes, act once."""
-        with self._lock:
-            self.bytes, self._after, self._act = 0, after, act
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                try:
-                    hub = socket.create_connection(("127.0.0.1", self.target))
-                except OSError:
-                    client.close()
-                    continue
-                for one, other in ((client, hub), (hub, client)):
-                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(2048):
-                act = None
-                with self._lock:
-                    self.bytes += len(data)
-                    if self._act is not None and self.bytes >= self._after:
-                        act, self._act = self._act, None
-                if act is not None:
-                    act()
-                target.sendall(data)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
 
 
 @pytest.fixture(scope="module")

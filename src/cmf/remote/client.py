@@ -194,6 +194,8 @@ class HubClient:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
         try:
+            if _has_no_end(response):
+                raise urllib3.exceptions.ProtocolError("the connection was cut inside the headers")
             if response.status >= 300:
                 raise _refused(response)
             yield response
@@ -242,6 +244,12 @@ def framed(body: bytes, wanted: int) -> tuple[list[bytes], wire.End]:
     if end is None or end.count != len(found):
         raise UnreachableError("The hub's answer was cut short.", hint="Run the command again.", kind="hub")
     return found, end
+
+
+def _has_no_end(response: urllib3.BaseHTTPResponse) -> bool:
+    """Tell whether an answer says neither how long it is nor that it ends with its connection: its headers are cut."""
+    ends = response.headers.get("connection", "").lower()
+    return response.length_remaining is None and not response.chunked and response.version >= 11 and ends != "close"
 
 
 def _refused(response: urllib3.BaseHTTPResponse) -> errors.CmfError:

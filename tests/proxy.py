@@ -1,0 +1,72 @@
+"""A proxy between a client and a hub that counts bytes, and at one of them acts or cuts the connection."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+
+class Proxy:
+    """Passes bytes on between a client and the hub, and acts once after so many of them."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.target = 0
+        self.bytes = 0
+        self._act: Callable[[], None] | None = None
+        self._after = 0
+        self._is_cut = False
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def arm(self, after: int, act: Callable[[], None] | None) -> None:
+        """From now on, count; after so many bytes, act once."""
+        with self._lock:
+            self.bytes, self._after, self._act = 0, after, act
+            self._is_cut = False
+
+    def cut(self, after: int) -> None:
+        """From now on, count; after exactly so many bytes, cut the connection that carries them, once."""
+        self.arm(after, None)
+        self._is_cut = True
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    hub = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    client.close()
+                    continue
+                for one, other in ((client, hub), (hub, client)):
+                    threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2048):
+                act = None
+                with self._lock:
+                    before = self.bytes
+                    self.bytes += len(data)
+                    if self._is_cut and self.bytes >= self._after:
+                        self._is_cut = False
+                        target.sendall(data[: self._after - before])
+                        break
+                    if self._act is not None and self.bytes >= self._after:
+                        act, self._act = self._act, None
+                if act is not None:
+                    act()
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
