@@ -1,4 +1,4 @@
-"""What differs between two executions: parameters, metrics, code, environment, inputs and outputs.
+"""What differs between two executions (parameters, metrics, code, environment, inputs, outputs) or two folders.
 
 Knows views and objects. Refuses to know where they are kept: `read` brings an object's bytes.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from cmf.errors import CmfError
 from cmf.graph import views
+from cmf.objects import manifest
 
 Read = Callable[[str], bytes]
 Pair = tuple[Any, Any]
@@ -83,6 +84,37 @@ def compare(first: views.Execution, second: views.Execution, read: Read) -> Diff
         outputs=_pairs(_digests(first.outputs), _digests(second.outputs)),
         unknown=unknown,
     )
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files differ between two versions of a folder, each list sorted; ``same`` is how many do not.
+
+    A file whose bytes are equal and whose executable bit is not counts as changed. Paths are as a manifest holds them,
+    with what is not UTF-8 in it escaped.
+    """
+
+    added: list[str] = []
+    removed: list[str] = []
+    changed: list[str] = []
+    same: int = 0
+
+
+def folders(first: Sequence[manifest.Entry], second: Sequence[manifest.Entry]) -> Changes:
+    """Compare the manifests of two versions of a folder."""
+    before = {entry.path: entry for entry in first}
+    after = {entry.path: entry for entry in second}
+    both = before.keys() & after.keys()
+    changed = [path for path in both if before[path] != after[path]]
+    return Changes(
+        added=_texts(after.keys() - both),
+        removed=_texts(before.keys() - both),
+        changed=_texts(changed),
+        same=len(both) - len(changed),
+    )
+
+
+def _texts(paths: Iterable[str | bytes]) -> list[str]:
+    return sorted(manifest.raw_path(path).decode("utf-8", "backslashreplace") for path in paths)
 
 
 def _pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:

@@ -91,14 +91,14 @@ def bring(
     What is neither here nor at a hub that answers is a `NotFoundError`, or the `UnreachableError` of a hub that did
     not answer; a path that the folder does not hold is a `NotFoundError`. What was brought until then stays.
     """
-    _fetch(objects, hubs, [digests.object_of(named.digest)], named, moved, progress)
     if not named.digest.startswith(digests.TREE):
+        _fetch(objects, hubs, [named.digest], named, moved, progress)
         return Brought(named.digest, named.name)
-    entries = manifest.decode(read(objects, digests.object_of(named.digest), manifest.MANIFEST_BYTES_MAX))
+    files = entries(objects, hubs, named, moved, progress)
     if not named.inside:
-        _fetch(objects, hubs, [entry.digest for entry in entries], named, moved, progress)
+        _fetch(objects, hubs, [entry.digest for entry in files], named, moved, progress)
         return Brought(named.digest, named.name)
-    known = {entry_name(entry): entry for entry in entries}
+    known = {entry_name(entry): entry for entry in files}
     chosen = slicing.choose(Path(named.name), known, [named.inside])
     _fetch(objects, hubs, [known[name].digest for name in chosen], named, moved, progress)
     if chosen == [named.inside]:
@@ -107,6 +107,17 @@ def bring(
     part = manifest.encode(known[name] for name in chosen)
     objects.put(digests.file_digest(part), part)
     return Brought(manifest.tree_digest(part), named.name)
+
+
+def entries(
+    objects: LocalObjects, hubs: Hubs, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
+) -> list[manifest.Entry]:
+    """Return the files of a folder, whose manifest may come from a hub; errors as `bring`."""
+    if not named.digest.startswith(digests.TREE):
+        raise UsageError(f"{named.name} is a file.", hint="Name a folder.")
+    manifest_of = digests.object_of(named.digest)
+    _fetch(objects, hubs, [manifest_of], named, moved, progress)
+    return manifest.decode(read(objects, manifest_of, manifest.MANIFEST_BYTES_MAX))
 
 
 def entry_name(entry: manifest.Entry) -> str:

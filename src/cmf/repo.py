@@ -6,6 +6,7 @@ Every question collects first, so that it sees what was just recorded.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -229,6 +230,16 @@ class Repo:
     def diff(self, first: str, second: str) -> comparison.Difference:
         """Return what differs between two executions, each named as for `execution`."""
         return comparison.compare(self.execution(first), self.execution(second), self.read)
+
+    def diff_folders(self, first: str, second: str) -> comparison.Changes:
+        """Return which files differ between two folders, each named as for `get`; manifests may come from remotes.
+
+        No file is read. What is no folder is a `UsageError`.
+        """
+        self.collect()
+        hubs = functools.partial(self._hubs, "")
+        both = [fetching.find(self.store.index, hubs, text) for text in (first, second)]
+        return comparison.folders(*(fetching.entries(self.objects, hubs, named, sync.Moved()) for named in both))
 
     def series_names(self, execution: views.Execution) -> list[str]:
         """Return every name that an execution has step metrics of, those of a live run included."""

@@ -135,12 +135,17 @@ def diff(first: str, second: str, as_json: bool) -> None:
     """Show what two executions differ in: code, parameters, metrics, environment, machine, inputs and outputs.
 
     FIRST and SECOND are named as for 'cmf show'. Of the code, the commits are compared, and line by line the
-    uncommitted changes that each ran with; 'git diff' tells what lies between two commits.
+    uncommitted changes that each ran with; 'git diff' tells what lies between two commits. If both name folders, such
+    as 'images@v1' or a digest 'tree:sha256:…', the files that differ are listed.
     """
     from cmf import repo
     from cmf.cli import render, showing
 
     with repo.open_repo() as here:
+        if all(here.resolve(each).node.startswith("artifact:tree:") for each in (first, second)):
+            changes = here.diff_folders(first, second)
+            render.to_json(changes) if as_json else showing.changes(changes)
+            return
         found = here.diff(first, second)
     render.to_json(found) if as_json else showing.difference(found)
 

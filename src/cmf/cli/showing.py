@@ -14,7 +14,7 @@ from rich.text import Text
 from cmf import media
 from cmf.capturing import UNDECLARED, UNOPENED
 from cmf.cli import render
-from cmf.comparison import Difference
+from cmf.comparison import Changes, Difference
 from cmf.graph import views
 from cmf.model import encoding
 from cmf.repo import Status
@@ -262,6 +262,23 @@ def difference(found: Difference) -> None:
             out.print(text.append(_value(after), style="green"), soft_wrap=True)
     for what in found.unknown:
         out.print(f"Not here, and not compared: {what}.", style="yellow")
+
+
+def changes(found: Changes) -> None:
+    """Write which files differ between two versions of a folder."""
+    out = render.console()
+    for sign, style, paths in (
+        ("M", "yellow", found.changed),
+        ("A", "green", found.added),
+        ("D", "red", found.removed),
+    ):
+        for path in paths:
+            shown = path.translate({code: f"\\x{code:02x}" for code in (*range(32), 127)})
+            out.print(Text(f"{sign}  {shown}", style=style), soft_wrap=True)
+    out.print(
+        f"{len(found.changed)} changed, {len(found.added)} added, {len(found.removed)} removed, {found.same} the same",
+        style="dim",
+    )
 
 
 def _value(value: object) -> str:
