@@ -107,24 +107,27 @@ def machine_object() -> bytes:
     return encoding.encode({"cmf": "machine", "v": MACHINE_VERSION, **encoding.to_value(machine())})
 
 
-def accelerators() -> list[dict[str, str]]:
-    """Return the accelerators that the driver lists: model, identity and driver version."""
-    version = re.search(r"Kernel Module\s+(?:for \S+\s+)?([0-9.]+)", _text("/proc/driver/nvidia/version"))
+def accelerators(root: str = "") -> list[dict[str, str]]:
+    """Return the accelerators that the drivers list: model, identity and driver version.
+
+    ``root`` stands before `/proc` and `/sys`.
+    """
+    version = re.search(r"Kernel Module\s+(?:for \S+\s+)?([0-9.]+)", _text(f"{root}/proc/driver/nvidia/version"))
     found = []
-    for item in _items("/proc/driver/nvidia/gpus"):
+    for item in _items(f"{root}/proc/driver/nvidia/gpus"):
         fields = dict(re.findall(r"^([^:\n]+):\s*(.*?)\s*$", _text(f"{item}/information"), re.MULTILINE))
         named = {"model": fields.get("Model", ""), "id": fields.get("GPU UUID", "")}
         if version:
             named["driver"] = version[1]
         found.append({name: value for name, value in named.items() if value})
-    return found + _amd()
+    return found + _amd(root)
 
 
-def _amd() -> list[dict[str, str]]:
+def _amd(root: str) -> list[dict[str, str]]:
     """Return AMD's accelerators as its kernel driver lists them; its nodes without vector units are CPUs."""
     found = []
-    version = _text("/sys/module/amdgpu/version").strip()
-    for item in _items("/sys/class/kfd/kfd/topology/nodes"):
+    version = _text(f"{root}/sys/module/amdgpu/version").strip()
+    for item in _items(f"{root}/sys/class/kfd/kfd/topology/nodes"):
         fields = dict(re.findall(r"^(\w+) (\d+)$", _text(f"{item}/properties"), re.MULTILINE))
         if int(fields.get("simd_count", 0)):
             named = {

@@ -1,4 +1,4 @@
-"""What a program and its machine use: processor, memory, disk and network. Reads /proc; starts no process.
+"""What a program and its machine use: processor, memory, disk, network, accelerators. Starts no process.
 
 Where a system has no /proc, or hides a part of it, that part is left out.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from cmf.worktree.gpus import Gpus
 
 PREFIX = "system/"
 SECONDS = 10.0
@@ -26,6 +28,7 @@ class Usage:
         self._due = started + 1.0  # most faults of a run show in its first minute
         self._before = started
         self._counted = self._counts()
+        self._gpus = Gpus()
 
     def due(self, now: float) -> bool:
         """Tell whether it is time to look again."""
@@ -45,7 +48,7 @@ class Usage:
             for name, count in counted.items()
             if name in before and seconds > 0
         }
-        return {**found, **self._levels()}
+        return {**found, **self._levels(), **{PREFIX + name: value for name, value in self._gpus.look().items()}}
 
     def _counts(self) -> dict[str, float]:
         """Return what only grows: a look's answer is how fast it did."""

@@ -128,3 +128,33 @@ def test_an_environment_is_stored_once_however_often_it_is_met() -> None:
     assert encoding.encode(found) == here
     assert str(os.getpid()) not in {found["python"], found["implementation"]}
     assert machine.environment_object({}) != here
+
+
+def test_accelerators_are_those_that_the_drivers_list(tmp_path: Path) -> None:
+    files = {
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\n",
+        "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA A100\nGPU UUID: \t GPU-1234\n",
+        "sys/module/amdgpu/version": "6.7.0\n",
+        "sys/class/kfd/kfd/topology/nodes/0/properties": "cpu_cores_count 8\nsimd_count 0\n",
+        "sys/class/kfd/kfd/topology/nodes/1/properties": "simd_count 440\nunique_id 77\n",
+        "sys/class/kfd/kfd/topology/nodes/1/name": "gfx90a\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.accelerators(str(tmp_path)) == [
+        {"model": "NVIDIA A100", "id": "GPU-1234", "driver": "550.54.15"},
+        {"model": "gfx90a", "id": "77", "driver": "6.7.0"},
+    ]
+
+
+def test_the_packages_of_a_conda_environment_are_those_that_its_metadata_names(tmp_path: Path) -> None:
+    meta = tmp_path / "conda-meta"
+    meta.mkdir()
+    for name in ("numpy-1.26.4-py311h64a7726_0.json", "ca-certificates-2024.2.2-hbcca054_0.json", "history"):
+        (meta / name).write_text("{}")
+    packages = {"numpy": "1.26.4 py311h64a7726_0", "ca-certificates": "2024.2.2 hbcca054_0"}
+    assert machine.conda(str(tmp_path)) == packages
+    held = json.loads(machine.environment_object({"CONDA_PREFIX": str(tmp_path)}))
+    assert held["conda"] == packages
+    assert "conda" not in json.loads(machine.environment_object({}))
