@@ -21,6 +21,7 @@ from cmf.objects import manifest
 from cmf.points import whole as whole_number
 from cmf.recorder import Recorder
 from cmf.worktree import git
+from cmf.worktree import pointer as pointers
 from cmf.worktree.files import Kept
 
 NAME_CHARS_MAX = 200
@@ -161,6 +162,8 @@ class Uses:
         recorder = self._recorder
         more = {"policy": kept.policy} if kept.policy != config.COPY else {}
         beside = git.pointer(place) if place else None
+        if beside and beside[0].suffix == pointers.SUFFIX and not pointers.names(str(beside[0]), kept.digest):
+            beside = None  # the data was changed since: that commit has another version of it
         event = model.Event(
             execution=self._execution,
             direction=direction,

@@ -156,6 +156,10 @@ def test_a_run_says_which_pointer_and_commit_its_data_had(project: Path) -> None
     (used,) = cmf(project, "show", "user", "--json").json["inputs"]
     assert used["pointer"] == {"path": "labels.csv.cmf", "commit": second}
     assert "add" in cmf(project, "lineage", "user").out
+    (project / "labels.csv").write_text("changed since\n" * 9)
+    script(project, "import cmf\nwith cmf.run('p/train', name='later') as run: run.input('labels.csv')")
+    (later,) = cmf(project, "show", "later", "--json").json["inputs"]
+    assert not later.get("pointer"), "no commit has that version"
 
 
 def test_without_git_a_checkout_finds_the_pointers_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

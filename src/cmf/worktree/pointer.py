@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cmf.errors import CorruptError, UnsupportedError, UsageError
+from cmf.errors import CmfError, CorruptError, UnsupportedError, UsageError
 from cmf.model import digest as digests
 from cmf.objects import manifest
 from cmf.objects.source import disk_error, read_error
@@ -83,6 +83,14 @@ def read(path: str) -> Pointer:
             kind="pointer",
         )
     return Pointer(digest=found.digest, size=found.size, executable=found.executable)
+
+
+def names(path: str, digest: str) -> bool:
+    """Tell whether a pointer file can be read and names this artifact."""
+    try:
+        return read(path).digest == digest
+    except CmfError:
+        return False
 
 
 def write(path: str, pointer: Pointer) -> bool:
