@@ -114,7 +114,7 @@ class Bundle:
         found = cls(path, file, temporary=None)
         try:
             found._read()
-        except BaseException:
+        except BaseException:  # ctrl-C too: nobody else would close it
             file.close()
             raise
         return found

@@ -142,7 +142,7 @@ class Signals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         if number not in self._told:
             self._told.add(number)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # no thread can be had: the signal ends the process all the same
                 thread = start_thread(lambda: self._tell(number), name="cmf-signal")
                 if self._is_owned():
                     return  # the interrupted write ends first, with the rows that it has in hand; then `_tell` kills

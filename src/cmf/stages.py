@@ -92,7 +92,7 @@ class _Stage:
         except GeneratorExit:
             made.finish()  # whoever asked had enough, which is no failure
             raise
-        except BaseException as error:
+        except BaseException as error:  # recorded whatever it is, and raised on
             made.fail(error)
             raise
         _files(made, made.output, self.outputs, arguments)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 import polars as pl
 import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
+from PIL import Image
 
 import cmf
 
@@ -79,7 +80,7 @@ def test_a_figure_is_kept_as_it_was_when_it_was_logged() -> None:
 
 
 def test_an_image_of_pillow_is_kept_as_png() -> None:
-    image = pytest.importorskip("PIL.Image").new("RGB", (2, 2), (255, 0, 0))
+    image = Image.new("RGB", (2, 2), (255, 0, 0))
     type_, format_, data = logged(image)
     assert (type_, format_, data[:4]) == ("image", "image/png", b"\x89PNG")
 

@@ -54,7 +54,7 @@ def _join(here: Repo, name: str, url: str, invite: str) -> None:
     try:
         client = here.hub(name)
         client.enrol(invite, collect.writer_key(here.folder, os.getuid()).public, here.site)
-    except BaseException:
+    except BaseException:  # ctrl-C too: a remote that did not let us in is not kept
         here.set_remote(name, previous.url if previous else None)
         raise
     click.echo(f"Joined {url} as {here.site}.")

@@ -127,7 +127,7 @@ def record(
         kwargs = fit.safely(begin, args, kwargs) or kwargs
         try:
             result = function(*args, **kwargs)
-        except BaseException as error:
+        except BaseException as error:  # recorded whatever it is, and raised on
             if fit.owns:
                 fit.run.fail(error)
             raise

@@ -152,7 +152,7 @@ class Packs:
                 found.refresh(removals=packs.removals_path(path).rpartition("/")[2] in names)
             except FileNotFoundError:
                 del self._packs[path]
-            except BaseException:
+            except BaseException:  # ctrl-C too: half refreshed, it would answer wrongly
                 del self._packs[path]
                 raise
         return {f"{self.folder}/{name[:-5]}.pack" for name in names if name.endswith(".gone")} & self._packs.keys()

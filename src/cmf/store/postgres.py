@@ -61,7 +61,7 @@ class Postgres:
                 self._make_schema(url)
                 self._pool.open(wait=True, timeout=WAIT_SECONDS)
                 self._create()
-        except BaseException:
+        except BaseException:  # ctrl-C too: nobody else would close it
             self._pool.close()
             raise
 

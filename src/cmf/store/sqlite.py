@@ -42,7 +42,7 @@ class Sqlite:
                 if path is not None:
                     self._use_log()
                 self._create()
-            except BaseException:
+            except BaseException:  # ctrl-C too: nobody else would close it
                 self._writer.close()
                 raise
 
@@ -149,7 +149,7 @@ class Sqlite:
             connection.execute("PRAGMA foreign_keys = OFF")
             connection.execute("PRAGMA cache_size = -16384")
             connection.execute("PRAGMA temp_store = MEMORY")
-        except BaseException:
+        except BaseException:  # ctrl-C too: nobody else would close it
             connection.close()
             raise
         return connection
@@ -254,7 +254,7 @@ class SharedSqlite(Sqlite):
             for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = DELETE", "synchronous = FULL", "mmap_size = 0"):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("PRAGMA temp_store = MEMORY")
-        except BaseException:
+        except BaseException:  # ctrl-C too: nobody else would close it
             connection.close()
             raise
         return connection
@@ -267,7 +267,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
         connection.commit()
-    except BaseException:
+    except BaseException:  # ctrl-C too: nothing is written by half
         connection.rollback()
         raise
 

@@ -169,7 +169,7 @@ class Memory:
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
                 connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # ctrl-C too: nobody else would close it
             connection.close()
             raise
         self._pid = os.getpid()
