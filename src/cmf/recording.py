@@ -26,7 +26,7 @@ from cmf.model import records as model
 from cmf.model.encoding import INTEGER_MAX
 from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
-from cmf.using import NAME_CHARS_MAX, Uses
+from cmf.using import NAME_CHARS_MAX, Direction, Uses
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
@@ -110,15 +110,17 @@ class Run:
         role: str = "",
         name: str = "",
         policy: str = "",
+        labels: str | os.PathLike[str] | None = None,
         **attributes: Any,
     ) -> Path:
         """Record that this run uses a file or folder; return its path.
 
         Hashed and kept while it is read once. ``policy`` says what becomes of its bytes: ``copy``, ``link`` or
-        ``reference``; left out, the store's rules decide. Raises `NotFoundError` if it isn't there, `UsageError` if it
-        can't be recorded; everything else ends as a counted warning.
+        ``reference``; left out, the store's rules decide. ``labels`` is the file that holds the data's labels: an
+        artifact of its own, of type ``labels``. Raises `NotFoundError` if it isn't there, `UsageError` if it can't be
+        recorded; everything else ends as a counted warning.
         """
-        return self._event("input", path, type, role, name, policy, attributes)
+        return self._event("input", path, attributes, type=type, role=role, name=name, policy=policy, labels=labels)
 
     def output(
         self,
@@ -128,23 +130,16 @@ class Run:
         role: str = "",
         name: str = "",
         policy: str = "",
+        labels: str | os.PathLike[str] | None = None,
         **attributes: Any,
     ) -> Path:
         """Record that this run made a file or folder, as `input`; a ``name`` lets people ask for it."""
-        return self._event("output", path, type, role, name, policy, attributes)
+        return self._event("output", path, attributes, type=type, role=role, name=name, policy=policy, labels=labels)
 
     def _event(
-        self,
-        direction: Any,
-        path: str | os.PathLike[str],
-        type_: str,
-        role: str,
-        name: str,
-        policy: str,
-        attributes: Mapping[str, Any],
+        self, direction: Direction, path: str | os.PathLike[str], attributes: Mapping[str, Any], **given: Any
     ) -> Path:
-        given = {"type": type_, "role": role, "name": name, "policy": policy}
-        return self._uses.path(direction, path, **given, attributes=attributes)
+        return self._uses.path(direction, path, attributes=attributes, **given)
 
     def environment(self, path: str | os.PathLike[str], *, name: str = "", **attributes: Any) -> Path:
         """Record the file that says what this run's environment was made from, as `input` does; return its path.
@@ -152,7 +147,7 @@ class Run:
         Such as a conda environment, a ``requirements.txt``, a lock file, or a text that names a container image. What
         the environment really held is recorded without it.
         """
-        return self._event("input", path, "environment", "environment", name, "", attributes)
+        return self._event("input", path, attributes, type="environment", role="environment", name=name)
 
     def slice(
         self,

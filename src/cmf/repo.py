@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from cmf import beside, collect, comparison, config, fetching, media, series, sync, tables, transfer, witness
+from cmf import beside, collect, comparison, config, fetching, labelling, media, series, sync, tables, transfer, witness
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -163,6 +163,12 @@ class Repo:
         if not found:
             raise NotFoundError(f"There is no artifact {digest} here.", hint="'cmf pull' brings what others have.")
         return next(iter(found.values()))
+
+    def label_files(self, digest: str) -> Results[views.Artifact]:
+        """Return the artifacts that hold a data set's labels, as its events say; errors as `artifact`."""
+        named = labelling.files(use.attributes for use in self.artifact(digest).uses)
+        nodes = self.store.index.nodes([f"artifact:{each}" for each in named])
+        return tables.artifacts(self.store.index.artifacts(list(nodes.values())).values())
 
     def _views(self, texts: Sequence[str]) -> dict[str, views.Execution]:
         nodes = self.store.index.nodes(texts)

@@ -19,7 +19,7 @@ from cmf.errors import UsageError
 from cmf.model import records as model
 from cmf.recorder import Recorder
 from cmf.recording import Run
-from cmf.using import NAME_CHARS_MAX, is_short_text
+from cmf.using import NAME_CHARS_MAX, Direction, is_short_text
 
 
 def run(
@@ -135,7 +135,9 @@ class _Off(Run):
         self.scope, self.id, self.name, self.node = scope, id, name, model.execution_node(scope, id)
         self.attempt, self.rank, self.finished = "", 0, False
 
-    def _event(self, direction: Any, path: str | os.PathLike[str], *_: Any) -> Path:
+    def _event(
+        self, direction: Direction, path: str | os.PathLike[str], attributes: Mapping[str, Any], **_: Any
+    ) -> Path:
         return Path(path)
 
     def slice(self, folder: str | os.PathLike[str], paths: Iterable[str | os.PathLike[str]], **_: Any) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cmf import config, media, slicing
+from cmf import config, labelling, media, slicing
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.model import digest as digests
 from cmf.model import encoding
@@ -47,17 +47,22 @@ class Uses:
         type: str,
         role: str,
         name: str,
-        policy: str,
         attributes: Mapping[str, Any],
+        policy: str = "",
+        labels: str | os.PathLike[str] | None = None,
     ) -> Path:
         """Record a file or folder; errors as `cmf.recording.Run.input`."""
         place = Path(path)
         _check_texts(place, type, role, name)
+        if labels is not None and not isinstance(labels, str | os.PathLike):
+            raise UsageError(f"labels takes the path of a file, not {encoding.said(labels)[:NAME_CHARS_MAX]}.")
         chosen = next((known for known in config.POLICIES if known == policy), None)
         if policy and chosen is None:
             raise UsageError(f"'{policy}' is no policy.", hint=f"It is one of {', '.join(config.POLICIES)}.")
         try:
             kept = self._recorder.files.keep(place, policy=chosen)
+            if labels is not None:
+                attributes = {**attributes, **self._label_file(direction, Path(labels), kept)}
             self._record(direction, place, kept, type=type, role=role, name=name, attributes=attributes)
             self._named.append((kept.digest, name))
         except (NotFoundError, UsageError):
@@ -65,6 +70,19 @@ class Uses:
         except (OSError, CmfError) as error:
             self._recorder.drop(f"{direction} {place}: {error}")
         return place
+
+    def _label_file(self, direction: Direction, place: Path, dataset: Kept) -> dict[str, Any]:
+        """Record the file that holds a data set's labels; return what the data set's own event says of it."""
+        try:
+            kept = self._recorder.files.keep(place)
+            attributes = {labelling.LABELS_OF: dataset.digest}
+            self._record(direction, place, kept, type=labelling.TYPE, role=labelling.ROLE, attributes=attributes)
+        except (NotFoundError, UsageError):
+            raise
+        except (OSError, CmfError) as error:  # the data set is recorded nonetheless
+            self._recorder.drop(f"labels {place}: {error}")
+            return {}
+        return {labelling.LABELLED_BY: kept.digest, labelling.LABELS: kept.path}
 
     def slice(
         self,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from cmf import media
+from cmf import labelling, media
 from cmf.config import environment
 from cmf.graph import views
 from cmf.graph.lineage import Lineage
@@ -268,7 +268,7 @@ def uses(title: str, found: Sequence[views.Use], *, with_execution: bool = False
         table.add_column(column, overflow="fold")
     for use in found:
         row: list[Any] = [
-            escape(f"part of {use.attributes.get(FOLDER)}" if PART_OF in use.attributes else use.path),
+            escape(_place(use)),
             escape(use.name),
             escape(use.type),
             size(use.size),
@@ -278,6 +278,13 @@ def uses(title: str, found: Sequence[views.Use], *, with_execution: bool = False
             row.append(Text(f"{use.scope} {short(use.execution.rpartition(':')[2])}"))
         table.add_row(*row)
     return table
+
+
+def _place(use: views.Use) -> str:
+    if PART_OF in use.attributes:
+        return f"part of {use.attributes.get(FOLDER)}"
+    labels = ", ".join(labelling.files([use.attributes]).values())
+    return f"{use.path}, labelled by {labels}" if labels else use.path
 
 
 def logged(found: Sequence[views.Use]) -> Table | None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.text import Text
 
-from cmf import media
+from cmf import labelling, media
 from cmf.capturing import UNDECLARED, UNOPENED
 from cmf.cli import render
 from cmf.comparison import Changes, Difference
@@ -227,6 +227,11 @@ def artifact(found: views.Artifact, maker: views.Execution | None) -> None:
     )
     if wholes:
         out.print(f"  [dim]{'part of':<12}[/dim]{escape(', '.join(wholes))}")
+    said = [use.attributes for use in found.uses]
+    for digest, path in labelling.files(said).items():
+        out.print(f"  [dim]{'labelled by':<12}[/dim]{escape(path)} · {escape(render.digest(digest))}")
+    if datasets := labelling.datasets(said):
+        out.print(f"  [dim]{'labels of':<12}[/dim]{escape(', '.join(map(render.digest, datasets)))}")
     if maker is not None:
         out.print(Text("  made by     ", style="dim").append_text(render.execution_line(maker)))
         if maker.code:

@@ -13,20 +13,22 @@ from cmf.errors import UsageError
 @click.option("--type", "type_", default="", metavar="TYPE", help="What it is: dataset, model, metrics, or any word.")
 @click.option("--role", default="", help="What for, such as train or test.")
 @click.option("--name", default="", help="What people call it.")
-def event(direction: str, path: str, type_: str, role: str, name: str) -> None:
+@click.option("--labels", default=None, metavar="FILE", help="The file that holds its labels.")
+def event(direction: str, path: str, type_: str, role: str, name: str, labels: str | None) -> None:
     """Record that the run around this command used or made a file or folder.
 
     The run is the one that started this process: with 'cmf run', or with cmf.run in Python.
 
     \b
       cmf event input data/train.csv
+      cmf event input images --labels labels.csv
       cmf event output model.bin --type model --name detector
     """
     from cmf import telling
 
     with telling.joined() as run:
         record = run.input if direction == "input" else run.output
-        record(path, type=type_, role=role, name=name)
+        record(path, type=type_, role=role, name=name, labels=labels)
 
 
 @click.command()
