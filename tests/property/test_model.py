@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from cmf import journal, signing
 from cmf.errors import CmfError, CorruptError
+from cmf.hub import cursors
 from cmf.model import digest as digests
-from cmf.model import encoding, records, segment, series, wire
+from cmf.model import encoding, log, records, segment, series, wire
 from cmf.model.series import Chunk
+from cmf.objects import manifest
+from cmf.objects.local import LocalObjects
 
 # Text with the letters where orders differ: the end of the first plane against pairs of surrogates.
 TEXT = st.one_of(
@@ -281,6 +284,11 @@ SEEDS: dict[str, bytes] = {
     "record frame": b"\x03\x00a/b" + ARTIFACT[1],
     "process": b'{"boot":"b","host":"h","pid":1,"start":2,"uid":3,"v":1}',
     "text": b'{"a":"\\ud800","b":"\xff"}',
+    "small object": wire.from_small(wire.Small(digests.EMPTY, b"bytes")),
+    "frames": wire.frame(wire.SEGMENT, b"x") + wire.frame(wire.END, b'{"count":1}'),
+    "checkpoint": log.sign(log.Checkpoint(KEY.public.hex(), 0, log.EMPTY_ROOT), KEY).encode(),
+    "cursor": cursors.to_text(cursors.Cursor(3, bytes(32), "0" * 32)).encode(),
+    "manifest": manifest.encode([manifest.Entry("a/b", digests.EMPTY, 0)]),
 }
 
 DECODERS: dict[str, Callable[[bytes], object]] = {
@@ -300,6 +308,11 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "journal.parse_points_header": journal.parse_points_header,
     "journal.parse_points": journal.parse_points,
     "digest.unpack": digests.unpack,
+    "wire.to_small": wire.to_small,
+    "wire.to_heads": lambda data: wire.to_heads([(1, data.decode("latin-1"))]),
+    "log.read": lambda data: log.read(data.decode("latin-1"), KEY.public.hex(), signing.verify),
+    "cursors.from_text": lambda data: cursors.from_text(data.decode("latin-1")),
+    "manifest.decode": manifest.decode,
 }
 
 
@@ -335,3 +348,31 @@ def test_a_file_of_strange_bytes_is_read_as_a_journal_or_refused(tmp_path: Path,
     with suppress(CmfError):
         for frame in journal.frames(path):
             assert frame.end <= path.stat().st_size
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 255)), min_size=1, max_size=3), cut=st.booleans()
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30)
+def test_an_object_in_a_changed_pack_is_what_it_was_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], cut: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("objects")
+    held = {digests.file_digest(data): data for data in (b"%d" % n * 50 for n in range(5))}
+    made = LocalObjects(folder)
+    for digest, data in held.items():
+        made.put(digest, data)
+    made.close()
+    for path in folder.glob("packs/**/*"):
+        if path.is_file():
+            bytes_ = bytearray(path.read_bytes())
+            for at, change in changes:
+                bytes_[at % len(bytes_)] ^= change
+            path.chmod(0o644)
+            path.write_bytes(bytes_[: changes[0][0] % len(bytes_)] if cut else bytes_)
+    for digest, expected in held.items():
+        with suppress(CmfError):
+            changed = LocalObjects(folder)
+            changed.check(digest)
+            with changed.open(digest) as file:
+                assert file.read() == expected
