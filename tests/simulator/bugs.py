@@ -201,3 +201,6 @@ BUGS: dict[str, Bug] = {
     "an object is granted that never came": _patched(Hub, "_grant", _objects_of_others),
     "a rebuilt store forgets what is not sealed": _patched(sql, "all_items", _only_sealed),
 }
+
+RARE = {"a journal goes before its records are durable": 50, "nobody compares a hub's log with what it was": 90}
+"""From which seed on to look for those that few stories show."""
