@@ -208,7 +208,7 @@ def checkout(
         try:
             found = pointer.read(spot.pointer)
             is_there = os.path.lexists(spot.data)
-            if is_there and not os.path.islink(spot.data) and files.drift(spot.data, found.digest) == "same":
+            if is_there and files.drift(spot.data, found.digest) == "same":
                 done.same.append(shown)
                 continue
             if is_there and not placing.is_empty_folder(spot.data) and not (force or _is_saved(files, spot.data)):

@@ -92,6 +92,18 @@ def test_a_change_that_is_kept_nowhere_is_named_and_stays_until_it_is_given_up(p
     assert (project / "images/.git").exists()
 
 
+def test_a_link_to_the_right_bytes_stays_and_one_to_others_is_never_followed_or_replaced(project: Path) -> None:
+    first, _ = versions(project)
+    elsewhere = project.parent / "elsewhere.csv"
+    (project / "labels.csv").rename(elsewhere)
+    (project / "labels.csv").symlink_to(elsewhere)
+    assert cmf(project, "checkout").out == "All is as 2 pointer files say.\n"
+    git(project, "checkout", "-q", first)
+    assert "labels.csv: changed" in cmf(project, "checkout", code=4).err
+    assert elsewhere.read_text() == "b,2\n" * 60
+    assert (project / "labels.csv").is_symlink()
+
+
 def test_status_tells_what_is_missing_modified_invalid_and_not_in_git(project: Path) -> None:
     cmf(project, "add", "images", "labels.csv", "--ignore")
     assert "labels.csv.cmf is not in git yet" in cmf(project, "status").out
