@@ -15,7 +15,21 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
-from cmf import beside, collect, comparison, config, fetching, labelling, media, series, sync, tables, transfer, witness
+from cmf import (
+    beside,
+    collect,
+    comparison,
+    config,
+    fetching,
+    importing,
+    labelling,
+    media,
+    series,
+    sync,
+    tables,
+    transfer,
+    witness,
+)
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
@@ -26,6 +40,7 @@ from cmf.model import records as model
 from cmf.model.exchange import Sample
 from cmf.objects import damaged, read
 from cmf.objects.local import LocalObjects
+from cmf.redaction import Redactor
 from cmf.series import Points
 from cmf.store.sql import SqlStore
 from cmf.tables import Results
@@ -425,6 +440,31 @@ class Repo:
         """Take in a bundle. See `cmf.sync.unpack`."""
         self.collect()
         return sync.unpack(self.store, self.objects, Path(path), progress=progress)
+
+    def import_dvc(
+        self,
+        path: str | os.PathLike[str] = ".",
+        *,
+        revisions: Sequence[str] = (),
+        pipeline: str = "",
+        data: bool = False,
+        progress: sync.Progress = sync.nothing,
+    ) -> importing.Imported:
+        """Take in the history of a DVC repository. See `cmf.importing.from_dvc`."""
+        self.collect()
+        found = importing.from_dvc(
+            self.store,
+            self.objects,
+            Path(path).absolute(),
+            revisions=revisions,
+            pipeline=pipeline,
+            data=data,
+            secret=collect.site(self.folder).secret,
+            redactor=Redactor(self.environment.secrets),
+            progress=progress,
+        )
+        self.collect()
+        return found
 
     def trust(self, remote: str) -> None:
         """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""

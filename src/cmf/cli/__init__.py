@@ -6,6 +6,7 @@ Commands are imported when they are called, so that `cmf --version` and `--help`
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from typing import Any, NoReturn
@@ -33,6 +34,7 @@ COMMANDS = {
     "get": ("cmf.cli.fetch", "an artifact's bytes, written to a path"),
     "cat": ("cmf.cli.fetch", "an artifact's bytes, written to standard output"),
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),
+    "import": ("cmf.cli.bridge", "the history of a DVC repository, as records"),
     "verify": ("cmf.cli.share", "check every hash and signature that is here"),
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
     "metric": ("cmf.cli.tell", "say from inside a run: numbers"),
@@ -54,7 +56,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        command = getattr(module, cmd_name)
+        command = getattr(module, f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name)
         assert isinstance(command, click.Command)
         return command
 

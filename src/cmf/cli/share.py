@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +10,12 @@ import click
 
 from cmf.cli import completion
 from cmf.cli.ask import JSON, SCOPES
+from cmf.cli.opening import here as _here
 from cmf.cli.progress import counting
 from cmf.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
+    from cmf.repo import Repo
     from cmf.sync import Moved
 
 
@@ -327,25 +327,3 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
     if moved.stayed:
         more = f" ({render.size(moved.stayed_bytes)}); --data takes them along" if what in ("Pushed", "Packed") else ""
         click.echo(f"  stayed behind: {render.count(moved.stayed, 'object')}{more}")
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cmf.repo import Repo
-
-
-@contextlib.contextmanager
-def _here(or_make: Callable[[], Repo] | None = None) -> Iterator[Repo]:
-    """Open the store that holds here; ``or_make`` makes one if there is none."""
-    from cmf import repo
-    from cmf.errors import NotFoundError
-
-    try:
-        found = repo.open_repo()
-    except NotFoundError as error:
-        if error.kind != "no-store" or or_make is None:
-            raise
-        found = or_make()
-    with found:
-        yield found

@@ -6,6 +6,7 @@ A head is a segment held complete back to its stream's start; a stream has sever
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from cmf.model import records as model
 from cmf.model import segment as segments
@@ -111,6 +112,21 @@ def find(connection: Connection, record_id: bytes) -> list[Item]:
         for id_, data in segments.records_of(segments.parse(*hit)):
             if id_ == record_id:
                 found.append(Item(scope, id_, data, model.trusted(data)))
+    return found
+
+
+def held(connection: Connection, record_ids: AbstractSet[bytes]) -> set[bytes]:
+    """Return which of these records are held; the segments that may hold some are each read once."""
+    found: set[bytes] = set()
+    maybe: set[int] = set()
+    for record_id in record_ids:
+        if connection.execute("SELECT 1 FROM pending WHERE id = ? LIMIT 1", (record_id,)).fetchone():
+            found.add(record_id)
+            continue
+        maybe.update(g for (g,) in connection.execute("SELECT g FROM carried WHERE prefix = ?", (prefix(record_id),)))
+    for g in sorted(maybe):
+        parts = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
+        found.update(id_ for id_, _ in segments.records_of(segments.parse(*parts)) if id_ in record_ids)
     return found
 
 

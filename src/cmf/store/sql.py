@@ -17,7 +17,7 @@ from cmf.model.exchange import Head, Sample, View, sample_numbers
 from cmf.store import ancestry, schema
 from cmf.store.arriving import Arriving, Outcome, take_in
 from cmf.store.batch import Item
-from cmf.store.chain import all_items, behind, find, prefix
+from cmf.store.chain import all_items, behind, find, held, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
 from cmf.store.index import EVERYTHING, SqlIndex
@@ -329,6 +329,11 @@ class SqlStore:
             for item in find(connection, record_id):
                 return item.data
         raise NotFoundError(f"There is no record {record_id.hex()} in this store.")
+
+    def held(self, record_ids: Iterable[bytes]) -> set[bytes]:
+        """Return which of these records are held, wherever. Ask for many at once: each segment is read once a call."""
+        with self._sql.read() as connection:
+            return held(connection, set(record_ids))
 
     def about(self, executions: Sequence[Node]) -> list[bytes]:
         """Return the hashes of segments that together hold every record about some executions (index's nodes)."""

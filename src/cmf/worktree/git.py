@@ -41,7 +41,7 @@ _SECRET_NAME = Rule(
 )
 _SECRET_FOLDERS = frozenset({b".ssh", b".aws", b".gnupg", b".kube", b".azure", b".docker", b".gcloud"})
 
-_OPTIONS = (
+READ_ONLY = (
     "--no-optional-locks",
     "--no-pager",
     "-c",
@@ -143,7 +143,7 @@ def capture(
     kept = _Untracked(folder, keep, untracked_bytes_max, redactor)
     untracked = kept.keep_all(state.untracked, omitted)
     return Code(
-        repository=_repository(root),
+        repository=address(root),
         commit=state.commit,
         branch=state.branch,
         dirty=state.changed or bool(state.submodules or state.untracked),
@@ -204,7 +204,7 @@ def hooks(folder: str | os.PathLike[str]) -> str:
     folders = _folders(Path(folder))
     if folders is None:
         return ""
-    # The last one is ours, see `_OPTIONS`.
+    # The last one is ours, see `READ_ONLY`.
     answer = (_git(folder, "config", "-z", "--type=path", "--get-all", "core.hooksPath") or b"").split(b"\0")[:-2]
     return os.path.join(work_tree(folder), os.fsdecode(answer[-1])) if answer else os.path.join(folders[1], "hooks")
 
@@ -360,7 +360,7 @@ def _is_installed() -> bool:
     return any(os.access(os.path.join(folder, "git"), os.X_OK) for folder in os.get_exec_path())
 
 
-def _repository(root: Path) -> str:
+def address(root: Path) -> str:
     """Return the address of `origin`, or else of the first remote, without anything secret in it."""
     answer = _git(root, "config", "-z", "--get-regexp", r"^remote\..*\.url$") or b""
     found: dict[str, str] = {}
@@ -374,7 +374,7 @@ def _repository(root: Path) -> str:
 
 def _git(folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int = 1 << 20) -> bytes | None:
     """Run git in a folder and return what it printed; None if it can't, fails, is slow or prints too much."""
-    command: list[str | bytes] = ["git", *_OPTIONS, "-C", os.fspath(folder), *arguments]
+    command: list[str | bytes] = ["git", *READ_ONLY, "-C", os.fspath(folder), *arguments]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
