@@ -1,4 +1,4 @@
-"""What `.dvc`, `dvc.lock`, `dvc.yaml` and `.dir` objects say: read from their bytes, and written as DVC writes them.
+"""What `.dvc`, `dvc.lock`, `dvc.yaml` and `.dir` objects say: read from their bytes.
 
 Known are pointer files of every version, lock files of schema 1.0 and 2.0, and the hashes ``md5`` (DVC 3) and
 ``md5-dos2unix`` (before: text was hashed with unix line ends). Paths are ``/``-separated and relative to the top of
@@ -11,7 +11,7 @@ import datetime as dt
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cmf.errors import CorruptError
@@ -151,29 +151,6 @@ def read_folder(data: bytes, hash_: Hash) -> list[tuple[str, Hash]]:
         assert isinstance(spelled, str)
         found.append((spelled, Hash(hash_.algorithm, text)))
     return found
-
-
-def write_folder(files: Iterable[tuple[str, str]]) -> bytes:
-    """Return the `.dir` object of some files, given as path and md5: DVC's own spelling, whose md5 names it."""
-    ordered = sorted(files)
-    return json.dumps([{"md5": md5, "relpath": path} for path, md5 in ordered]).encode()
-
-
-def write_pointer(name: str, hash_: Hash, size: int, files: int | None) -> bytes:
-    """Return the pointer file of a file or folder that lies beside it, as `dvc add` writes it."""
-    import io
-
-    from ruamel.yaml import YAML
-
-    entry: dict[str, Any] = {"md5": hash_.value, "size": size}
-    entry |= {"nfiles": files} if files is not None else {}
-    entry |= {"hash": hash_.algorithm, "path": name}
-    text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None, read as a truth value
-    yaml.dump({"outs": [entry]}, text)
-    return text.getvalue().encode()
 
 
 def read_metrics(data: bytes, path: str) -> dict[str, float | int]:
