@@ -33,12 +33,12 @@ from cmf import (
 from cmf.bundle import Bundle
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
-from cmf.graph import lineage, views
+from cmf.graph import lineage, ranks, views
 from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model.exchange import Sample
-from cmf.objects import damaged, read
+from cmf.objects import ObjectStore, damaged, read
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
 from cmf.series import Points
@@ -164,11 +164,15 @@ class Repo:
 
     def execution(self, text: str) -> views.Execution:
         """Return the execution that this names: itself, or the one that made the artifact it names."""
-        target = self.resolve(text)
+        self.collect()
+        return self._view(self.store.index, text)
+
+    def _view(self, index: Index, text: str) -> views.Execution:
+        target = index.resolve(text)
         node = target.execution or target.node
         if model.split_execution(node) is None:
             raise NotFoundError(f"'{text}' is an artifact that no execution here made.", hint=f"Try 'cmf show {text}'.")
-        return self._views([node])[node]
+        return next(iter(index.executions(list(index.nodes([node]).values())).values()))
 
     def artifact(self, digest: str) -> views.Artifact:
         """Return an artifact by its digest."""
@@ -218,6 +222,8 @@ class Repo:
         points: int | None = None,
         attempt: str = "",
         rank: int | None = None,
+        merge: bool = False,
+        remote: str = "",
     ) -> Points:
         """Return the points of one name of an execution's step metrics, as logged.
 
@@ -226,27 +232,39 @@ class Repo:
         first, the least, the greatest and the last. That reads a few thousand points of a million.
 
         If the name was logged together with different others, the points of all these are merged by time.
-        Of the newest attempt and the lowest rank that has the name, unless others are named.
+        Of the newest attempt and the lowest rank that has the name, unless others are named; ``merge`` takes those of
+        all ranks, by time. With a ``remote``, as a hub holds them.
         """
         if points is not None and points < 4:
             raise UsageError(f"A series cannot be told in {points} points.", hint="Ask for 4 or more.")
-        view = execution if isinstance(execution, views.Execution) else self.execution(execution)
-        self.collect()
-        attempt = attempt or (view.attempts[-1] if view.attempts else "")
-        tails = [tail for tail in collect.tails(self.folder, self.store, view.node, name) if tail[0] == attempt]
-        refs = [ref for ref in self.store.index.series(view.node, name) if ref.attempt == attempt]
-        if rank is None:
-            rank = min([*(ref.rank for ref in refs), *(tail[1] for tail in tails)], default=0)
-        waiting = [(first, chunk) for _, r, first, chunk in tails if r == rank]
-        held = [ref for ref in refs if ref.rank == rank]
-        store = series.Store(self.objects, self.folder / "thinned")
-        found = series.points(name, held=held, waiting=waiting, store=store, between=steps, most=points)
+        index = self._index(remote)
+        view = execution if isinstance(execution, views.Execution) else self._view(index, execution)
+        found = series.of_attempt(
+            name,
+            attempt or (view.attempts[-1] if view.attempts else ""),
+            refs=index.series(view.node, name),
+            tails=[] if remote else collect.tails(self.folder, self.store, view.node, name),
+            store=series.Store(self._series_objects(remote), self.folder / "thinned"),
+            rank=rank,
+            merged=merge,
+            between=steps,
+            most=points,
+        )
         if found is None:
-            known = ", ".join(self.store.index.series_names(view.node)) or "none"
-            raise NotFoundError(
-                f"{view.name or view.id} has no step metric '{name}' here.", hint=f"Those it has: {known}."
-            )
+            known = "" if remote else ", ".join(self.series_names(view)) or "none"
+            hint = f"Those it has: {known}." if known else ""
+            where = "there" if remote else "here"
+            raise NotFoundError(f"{view.name or view.id} has no step metric '{name}' {where}.", hint=hint)
         return found
+
+    def _series_objects(self, remote: str) -> ObjectStore:
+        return self.hub(remote).objects("") if remote else self.objects
+
+    def ranks(self, execution: str | views.Execution, *, remote: str = "") -> Results[views.Rank]:
+        """Return the processes that wrote an execution: of each attempt its ranks, with how each ended, and where."""
+        index = self._index(remote)
+        view = execution if isinstance(execution, views.Execution) else self._view(index, execution)
+        return tables.ranks(ranks.ranks(view.scope, index.history(view.node)))
 
     def diff(self, first: str, second: str) -> comparison.Difference:
         """Return what differs between two executions, each named as for `execution`."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import heapq
 import itertools
+import operator
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -136,6 +138,63 @@ def points(
     whole = _merged(inside)
     chunk = chunks.Chunk((name,), whole.steps, whole.times, (whole.values,))
     return _thinned([functools.partial(_thin, chunk)], rows, most)
+
+
+Tail = tuple[str, int, int, chunks.Chunk]
+"""(attempt, rank, first row, rows) that still wait in a journal to be cut."""
+
+
+def of_attempt(
+    name: str,
+    attempt: str,
+    *,
+    refs: Sequence[views.ChunkRef],
+    tails: Sequence[Tail],
+    store: Store,
+    rank: int | None = None,
+    merged: bool = False,
+    between: tuple[int | None, int | None] = (None, None),
+    most: int | None = None,
+) -> Points | None:
+    """Return the points of one rank of an attempt (None: the lowest that has the name), or of all ranks by time.
+
+    None if there are none. See `points`.
+    """
+    held: dict[int, list[views.ChunkRef]] = {}
+    waiting: dict[int, list[tuple[int, chunks.Chunk]]] = {}
+    for ref in refs:
+        if ref.attempt == attempt:
+            held.setdefault(ref.rank, []).append(ref)
+    for its_attempt, its_rank, first, chunk in tails:
+        if its_attempt == attempt:
+            waiting.setdefault(its_rank, []).append((first, chunk))
+    ranks = sorted({*held, *waiting})
+    wanted = ranks if merged else ranks[:1] if rank is None else [rank]
+    lines = [
+        points(name, held=held.get(each, ()), waiting=waiting.get(each, ()), store=store, between=between, most=most)
+        for each in wanted
+    ]
+    found = [line for line in lines if line is not None]
+    return _by_time(found, most) if len(found) > 1 else next(iter(found), None)
+
+
+def _by_time(lines: Sequence[Points], most: int | None) -> Points:
+    """Join the lines of several ranks in the order of their times, and thin them if that is asked for."""
+    rows = heapq.merge(*(_timed(line) for line in lines), key=operator.itemgetter(0))
+    times, steps, values = array("q"), array("q"), array("d")
+    for time, step, value in rows:
+        times.append(time)
+        steps.append(step)
+        values.append(value)
+    if most is None or len(times) <= most:
+        return Points(steps, times, values)
+    chunk = chunks.Chunk(("",), steps, times, (values,))
+    return _thinned([functools.partial(_thin, chunk)], len(times), most)
+
+
+def _timed(line: Points) -> list[tuple[int, int, float]]:
+    """Return (time, step, value) of each point by time; points of one time stay in their order."""
+    return sorted(zip(line.times, line.steps, line.values, strict=True), key=operator.itemgetter(0))
 
 
 class Store:

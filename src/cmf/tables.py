@@ -126,6 +126,11 @@ def uses(found: Iterable[views.Use]) -> Results[views.Use]:
     return Results(found, _use)
 
 
+def ranks(found: Iterable[views.Rank]) -> Results[views.Rank]:
+    """Return processes as results."""
+    return Results(found, _rank)
+
+
 def library(name: str) -> Any:
     """Return a module that is not one of ours to require; `UnsupportedError` if it isn't installed."""
     try:
@@ -150,6 +155,10 @@ def _execution(one: views.Execution) -> dict[str, Any]:
 
 def _artifact(one: views.Artifact) -> dict[str, Any]:
     return {"name": one.name, "type": one.type, "size": one.size, "digest": one.digest}
+
+
+def _rank(one: views.Rank) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(one), "ended": _moment(one.ended)}
 
 
 def _use(one: views.Use) -> dict[str, Any]:

@@ -109,3 +109,23 @@ def test_watching_goes_on_while_the_hub_is_away(lab: Path, tmp_path: Path) -> No
         guard.cancel()
         watcher.kill()
         watcher.communicate()
+
+
+def test_step_metrics_are_read_from_a_hub_without_pulling(lab: Path, tmp_path: Path) -> None:
+    script(
+        lab, "import cmf\nwith cmf.run('lab/long', name='long') as run:\n    [run.log({'loss': n}) for n in range(9)]"
+    )
+    (tmp_path / "edge").mkdir()
+    edge = tmp_path / "edge"
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "push")
+        cmf(edge, "init", "--site", "edge")
+        cmf(edge, "remote", "add", "origin", hub.url)
+        found = cmf(edge, "show", "long", "--series", "loss", "--remote", "origin", "--json").json
+        assert found["values"] == [float(n) for n in range(9)]
+        assert (
+            "no step metric 'none' there"
+            in cmf(edge, "show", "long", "--series", "none", "--remote", "origin", code=3).err
+        )
+    assert "give --series" in cmf(lab, "show", "long", "--rank", "1", code=2).err

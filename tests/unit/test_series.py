@@ -181,3 +181,28 @@ def test_thinned_rows_hold_the_ends_and_the_extremes_of_each_stretch(values: lis
 def test_thinning_twice_is_thinning_once(values: list[float], rows: int, more: int) -> None:
     twice = chunks.thin(chunks.thin(one(values), rows), 4 * more)
     assert twice.columns == chunks.thin(one(values), rows * more).columns
+
+
+def test_lines_of_ranks_are_apart_unless_they_are_merged_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with cmf.run("lab/train", rank=0) as first:
+        for step in range(50):
+            first.log({"loss": step}, step=step, time=1000 + 2 * step)
+        monkeypatch.setenv("CMF_EXECUTION", first.id)
+        monkeypatch.setenv("CMF_ATTEMPT", first.attempt)
+        with cmf.run("lab/train", rank=1) as second:
+            for step in range(50):
+                second.log({"loss": 100 + step}, step=step, time=1001 + 2 * step)
+    with cmf.open() as repo:
+        assert list(repo.series(first.id, "loss").values) == list(range(50))
+        assert list(repo.series(first.id, "loss", rank=1).values) == list(range(100, 150))
+        merged = repo.series(first.id, "loss", merge=True)
+        assert list(merged.values) == [value for step in range(50) for value in (step, 100 + step)]
+        assert list(merged.times) == sorted(merged.times)
+        some = repo.series(first.id, "loss", merge=True, points=20)
+        assert len(some) <= 20
+        assert (min(some.values), max(some.values)) == (0, 149)
+        assert [(one.rank, one.status) for one in repo.ranks(first.id)] == [(0, "finished"), (1, "finished")]
+        assert list(repo.ranks(first.id).to_pandas()["rank"]) == [0, 1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmf.cli import completion
-from cmf.errors import CmfError, NotFoundError
+from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.graph import views
 from cmf.graph.index import Direction
 
@@ -75,10 +75,30 @@ def log(filter: str, limit: int, scopes: tuple[str, ...], cursor: str, remote: s
 @click.option("--output", is_flag=True, help="What its command wrote to standard output and error.")
 @click.option("--cells", is_flag=True, help="The cells of the notebook that were executed.")
 @click.option("--series", metavar="METRIC", default="", help="A chart of one step metric; with --json, its points.")
+@click.option("--rank", type=click.IntRange(min=0), help="With --series: of this rank, not of the lowest.")
+@click.option("--merge", is_flag=True, help="With --series: of all ranks, by time.")
 @click.option("--points", type=click.IntRange(min=4), default=2000, help="How many points --json gives at most [2000].")
+@click.option(
+    "--remote",
+    default="",
+    metavar="NAME",
+    shell_complete=completion.remotes,
+    help="With --series: as this hub holds it.",
+)
 @JSON
 def show(
-    name: str, *, history: bool, diff: bool, output: bool, cells: bool, series: str, points: int, as_json: bool
+    name: str,
+    *,
+    history: bool,
+    diff: bool,
+    output: bool,
+    cells: bool,
+    series: str,
+    rank: int | None,
+    merge: bool,
+    points: int,
+    remote: str,
+    as_json: bool,
 ) -> None:
     """Show one execution or artifact: what it is, who made it, from what code, data and parameters.
 
@@ -87,14 +107,17 @@ def show(
     from cmf import repo
     from cmf.cli import render, showing
 
+    if not series and (remote or merge or rank is not None):
+        raise UsageError("--rank, --merge and --remote say of which series: give --series METRIC.")
     with repo.open_repo() as here:
+        if series:
+            found = here.series(name, series, points=points, rank=rank, merge=merge, remote=remote)
+            render.to_json(showing.columns(found)) if as_json else showing.chart(series, found)
+            return
         target = here.resolve(name)
         if history:
             writes = here.history(name)
             render.to_json(writes) if as_json else showing.history(writes)
-        elif series:
-            found = here.series(name, series, points=points)
-            render.to_json(showing.columns(found)) if as_json else showing.chart(series, found)
         elif diff:
             view = here.execution(name)
             digest = view.code.get("diff")
@@ -118,12 +141,13 @@ def show(
         else:
             view = here.execution(name)
             names = here.series_names(view)
-            children = here.page(f'parent = "{view.id}"', limit=showing.CHILDREN_MAX)
+            children, ranks = here.page(f'parent = "{view.id}"', limit=showing.CHILDREN_MAX), here.ranks(view)
             if as_json:
                 nodes = [child.node for child in children.executions]
-                render.to_json({**brief(view), "series": names, "children": nodes})
+                render.to_json({**brief(view), "series": names, "children": nodes, "ranks": ranks})
             else:
                 showing.execution(view, names, _machine(here, view), _parent(here, view))
+                showing.ranks(ranks)
                 showing.children(children)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 from cmf import labelling, media
@@ -350,6 +351,23 @@ def status(found: Status) -> None:
         )
     for problem in found.problems:
         out.print(f"  [red]A journal cannot be read: {escape(problem)}[/red]")
+
+
+def ranks(found: Sequence[views.Rank]) -> None:
+    """Write the processes of an execution that was written by more than one."""
+    if len(found) < 2:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("attempt", "rank", "status", "site", "host"):
+        table.add_column(column)
+    for one in found[:CHILDREN_MAX]:
+        status = Text(one.status, style=render.STATUS_STYLE.get(one.status, ""))
+        table.add_row(one.attempt, str(one.rank), status, escape(one.site), escape(one.host))
+    out = render.console()
+    out.print()
+    out.print(table)
+    if len(found) > CHILDREN_MAX:
+        out.print(f"({len(found) - CHILDREN_MAX} more: --json)", style="dim")
 
 
 def patch(data: bytes) -> None:

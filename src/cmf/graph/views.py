@@ -119,6 +119,19 @@ class Write(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retracted: bool = False
 
 
+class Rank(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One process of an attempt of an execution: how it ended, and where it ran. ``ended`` in µs since 1970."""
+
+    attempt: str
+    rank: int
+    status: str = "unknown"
+    exit: int | None = None
+    signal: int | None = None
+    ended: int | None = None
+    host: str = ""
+    site: str = ""
+
+
 class ChunkRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One chunk of a series, where it starts and which object holds it."""
 
