@@ -34,6 +34,8 @@ def test_every_requirement_is_pinned_and_hashed_and_none_has_an_address(requirem
 def test_the_lists_agree_with_each_other() -> None:
     everything = pins(ROOT / "requirements/dev.txt").keys()
     for requirements in LISTS:
+        if requirements.stem == "dvc":  # an environment of its own, where the real DVC runs
+            continue
         assert pins(requirements).keys() <= everything, f"{requirements.name}: run 'make requirements'"
 
 
