@@ -1,5 +1,5 @@
 # Every target makes what it needs: a virtual environment in .venv, filled from the hashed lists in
-# requirements/. A second call does nothing; a changed list installs again. Only `bench-peers` and
+# requirements/. A second call does nothing; a changed list installs again. Only `test`, `bench-peers` and
 # `requirements` make environments of their own.
 
 SHELL := /bin/sh
@@ -26,7 +26,7 @@ demo: $(VENV)/.hub ## Two sites, one hub, one true story: the demo pipeline from
 	@$(BIN)/cmf demo
 
 .PHONY: test
-test: $(VENV)/.dev ## Run every test
+test: $(VENV)/.dev build/uv/.made ## Run every test
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: check
@@ -63,6 +63,7 @@ requirements: build/uv/.made ## Make the hashed lists in requirements/ anew from
 	@$(COMPILE) --upgrade --all-extras --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --upgrade --constraint requirements/dev.txt --extra hub --group build --output-file requirements/hub.txt
 	@$(COMPILE) --upgrade --constraint requirements/dev.txt --output-file requirements/core.txt
+	@echo dvc | $(COMPILE:pyproject.toml=-) --upgrade --output-file requirements/dvc.txt
 	@! grep -n '://' requirements/*.txt
 
 .PHONY: clean
