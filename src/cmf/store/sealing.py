@@ -29,7 +29,10 @@ def seal_scope(
         (scope, signer.public, site),
     ).fetchone()
     carried = _carried_artifacts(connection, stream[0], rows) if stream else set()
-    fresh = [(p, id_, data, model.trusted(data)) for p, id_, data in rows if id_ not in carried]
+    once: dict[bytes, tuple[int, bytes]] = {}
+    for p, id_, data in rows:
+        once.setdefault(id_, (p, data))
+    fresh = [(p, id_, data, model.trusted(data)) for id_, (p, data) in once.items() if id_ not in carried]
     made = 0
     if fresh and stream is None:
         genesis = segments.start(scope, site, signer, created=now, nonce=nonce())

@@ -362,8 +362,10 @@ class SqlStore:
         with self._sql.read() as connection:
             found = {
                 table: int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-                for table in ("stream", "segment", "pending", "execution", "event", "waiting", "journal")
+                for table in ("stream", "segment", "execution", "event", "waiting", "journal")
             }
+            once = "SELECT count(*) FROM (SELECT DISTINCT scope, id FROM pending) AS once"
+            found["pending"] = int(connection.execute(once).fetchone()[0])
             found["artifact"] = int(connection.execute("SELECT count(DISTINCT a) FROM artifact").fetchone()[0])
         return found
 

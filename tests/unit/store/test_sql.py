@@ -285,3 +285,15 @@ def test_a_store_on_disk_says_the_same_after_it_is_opened_again(tmp_path: Path) 
 def test_every_derived_table_can_be_dropped() -> None:
     made = {statement.split()[2] for statement in DERIVED if statement.startswith("CREATE TABLE")}
     assert made == set(DERIVED_TABLES)
+
+
+def test_a_record_that_is_committed_twice_is_sealed_once(book: Book) -> None:
+    record = model.salted(model.Property(subject="scope", key="title", value="x", t=1), b"s")
+    later = model.salted(model.Property(subject="scope", key="title", value="y", t=2), b"s")
+    for found in (record, later, record):
+        book.store.add([("p/a", *found)])
+    book.seal()
+    assert book.store.counts()["pending"] == 0
+    parts = [segments.from_wire(wire) for wire in book.store.segments(View(), {})]
+    sealed = [id_ for part in parts if part.n for id_, _ in segments.records_of(part)]
+    assert sealed == [record[0], later[0]]
