@@ -103,8 +103,8 @@ WHY = {
     "layered_views": "3,650 executions with 25,000 events are decoded into views, of which a page shows a few.",
     "recorded": "each record is encoded in Python in the process that made it; 64 processes share the cores there are, "
     "so two cores give twice what one Python process can.",
-    "committed": "one collector, one Python process: most of each record goes into reading its frame, checking, salting "
-    "and hashing it in Python, the rest into its row.",
+    "committed": "one collector, one Python process: most of each record goes into reading its frame, checking, "
+    "salting and hashing it in Python, the rest into its row.",
     "folded": "the same process applies each record to the tables in turn, since a record means what came before it.",
     "mass_points": "each row of three is a call in Python, in one process after the other.",
     "chart_first": "the first chart of a run decodes all of its chunks once and keeps a thinned form of each.",
