@@ -24,6 +24,7 @@ import msgspec
 
 from benchmarks import processes
 from cmf import signing
+from cmf.hub.access import Access, console
 from cmf.hub.auth import Auth
 from cmf.hub.service import open_database
 from cmf.model import digest as digests
@@ -95,12 +96,13 @@ def prepare(folder: Path, database: str, sites: int, count: int) -> list[Site]:
     dialect = open_database(folder, database)
     auth = Auth(dialect)
     now = time.time_ns() // 1000
+    access = Access(dialect, lambda: now)
     made = []
     with dialect.write():
         for number in range(1, sites + 1):
             key, bodies = make_site(number, count)
-            code = auth.invite(f"site{number}", f"site{number}", "write", now=now, expires_s=3600)
-            token, _ = auth.enrol(code, key, "", now=now)
+            asked = wire.AskInvite(name=f"site{number}", role=wire.Role(f"site{number}", "write"), expires_s=3600)
+            token, _ = auth.enrol(access.invite(console(), asked).secret, key, "", now=now)
             made.append(Site(token=token, bodies=bodies))
     dialect.close()
     return made

@@ -315,7 +315,7 @@ def route_part(method: str, path: str, route: dict[str, Any]) -> str:
     if rows:
         parts.append(table(("parameter", "in", "type", "required", "meaning"), rows))
     body = content(route.get("requestBody", {})) or ("bytes" if method in ("put", "post") else "")
-    answer = content(route["responses"]["200"])
+    answer = content(route["responses"].get("200", {}))  # 204 has none
     parts.append("\n".join(f"- {name}: `{said}`" for name, said in (("Body", body), ("Answer", answer)) if said))
     return "\n\n".join(parts)
 

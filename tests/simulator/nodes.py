@@ -9,9 +9,11 @@ from typing import Any
 from cmf import collect, errors
 from cmf.collect import Clock
 from cmf.errors import CmfError
+from cmf.hub.access import Access, console
 from cmf.hub.service import Hub
 from cmf.journal import JournalWriter
 from cmf.model import records as model
+from cmf.model import wire
 from cmf.model.process import Process
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
@@ -212,7 +214,8 @@ class HubNode:
 
     def enrol(self, site: SiteNode, prefix: str, role: str) -> None:
         """Let a site join, or give it one role more."""
-        code = self.hub.auth.invite(site.name, prefix, role, now=self.now, expires_s=60)
+        asked = wire.AskInvite(name=site.name, role=wire.Role(prefix, role), expires_s=60)
+        code = Access(self.hub._dialect, lambda: self.now).invite(console(), asked).secret
         site.tokens[self.name], _ = self.hub.auth.enrol(code, site.key, site.name, now=self.now)
 
     def revoke(self, site: SiteNode) -> None:

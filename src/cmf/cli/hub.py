@@ -7,6 +7,7 @@ from types import ModuleType
 
 import click
 
+from cmf.cli import access
 from cmf.cli.progress import counting
 from cmf.errors import UnsupportedError, UsageError
 
@@ -30,7 +31,11 @@ DATABASE = click.option(
 
 @click.group()
 def hub() -> None:
-    """Run a shared hub, and invite others to it."""
+    """Run a shared hub, and say who may do what there."""
+
+
+for _command in access.COMMANDS:
+    hub.add_command(_command)
 
 
 @hub.command()
@@ -86,20 +91,29 @@ def serve(
 @hub.command()
 @FOLDER
 @DATABASE
+@access.AT
+@access.SCOPE
 @click.option(
-    "--scope", default="", metavar="PREFIX", help="The scopes it is for, such as 'detector'; all if left out."
+    "--role", type=access.ROLE, default="write", show_default=True, help="What may be done there; each includes read."
 )
-@click.option(
-    "--role", type=click.Choice(["read", "write", "relay", "admin"]), default="write", show_default=True,
-    help="What may be done there; write includes read.",
-)  # fmt: skip
 @click.option(
     "--hours", type=click.FloatRange(min=0.01), default=72.0, show_default=True, help="How long it is good for."
 )
 @click.argument("name")
-def invite(folder: Path, database: str, scope: str, role: str, hours: float, name: str) -> None:
-    """Print a one-time code with which somebody, called NAME, can join the hub."""
-    code = _serving().invite(folder, database=database, scope=scope, role=role, expires_s=int(hours * 3600), name=name)
+def invite(*, folder: Path, database: str, at: str, scope: str, role: str, hours: float, name: str) -> None:
+    """Print a one-time code with which somebody, called NAME, can join the hub.
+
+    On the hub's machine it is written into the hub's database. With --hub, a hub elsewhere is asked for it, by its
+    admin or that of the scope.
+    """
+    expires_s = int(hours * 3600)
+    if at:
+        from cmf.model.wire import Role
+
+        with access.access(at) as there:
+            code = there.invite(name, Role(scope, role), expires_s=expires_s).secret
+    else:
+        code = _serving().invite(folder, database=database, scope=scope, role=role, expires_s=expires_s, name=name)
     click.echo(code)
     click.echo(f"Give it to {name}: cmf remote add origin URL --invite {code}", err=True)
 

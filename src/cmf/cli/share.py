@@ -31,14 +31,28 @@ def remote() -> None:
 @click.argument("name")
 @click.argument("url")
 @click.option("--invite", default="", metavar="CODE", help="The one-time code that 'cmf hub invite' printed.")
-def remote_add(name: str, url: str, invite: str) -> None:
+@click.option("--token", is_flag=True, help="Ask for a token that 'cmf hub token add' printed, and speak with it.")
+def remote_add(name: str, url: str, invite: str, *, token: bool) -> None:
     """Add a hub by its URL, such as http://127.0.0.1:8899, and join it if a code is given.
 
     A hub on this machine that you started yourself needs no code.
     """
     with _here() as here:
         _join(here, name, url, invite)
+        if token:
+            here.hub(name).keep(_asked_for("Token"))
         click.echo(f"Remote {name} is {url}. Next: cmf push {name}")
+
+
+def _asked_for(what: str) -> str:
+    """Return a secret: typed unseen on a terminal, else the next line of standard input."""
+    import sys
+
+    typed = click.prompt(what, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    secret = str(typed).strip()
+    if not (secret and secret.isascii() and secret.isprintable()):
+        raise UsageError("That is no token.", hint="'cmf hub token add' prints one.")
+    return secret
 
 
 def _join(here: Repo, name: str, url: str, invite: str) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO
 
-from litestar import Litestar, Request, Response, delete, get, post, put
+from litestar import Litestar, Response, delete, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -20,7 +20,8 @@ from litestar.response import Stream
 from cmf import errors
 from cmf.errors import CmfError, DeniedError, UsageError
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer
-from cmf.hub.auth import Caller
+from cmf.hub import administration
+from cmf.hub.calls import AnyRequest, caller_of, hub_of
 from cmf.hub.operations import Operations
 from cmf.hub.service import Hub
 from cmf.model import wire
@@ -32,7 +33,6 @@ BULK = "application/octet-stream"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names that a request to a loopback hub may give as its host: a web page elsewhere can point any other name here."""
 
-AnyRequest = Request[Any, Any, Any]
 Under = Annotated[str, Parameter(query="scope", description="The scope that the object is sent under.")]
 AsksWanted = Annotated[
     bool, Parameter(query="wanted", description="The end frame names the objects that these scopes lack.")
@@ -73,8 +73,8 @@ def make_app(hub: Hub, *, loopback: bool, log: bool = False, on_shutdown: Callab
 @get("/v1/hub", sync_to_thread=True, security=[])
 def about(request: AnyRequest) -> wire.HubInfo:
     """Say who this hub is, what it speaks and its limits; to a caller with a token, also who the caller is."""
-    hub = _hub(request)
-    return hub.info(_caller(request) if "authorization" in request.headers else None)
+    hub = hub_of(request)
+    return hub.info(caller_of(request) if "authorization" in request.headers else None)
 
 
 @get("/v1/health", sync_to_thread=False, security=[])
@@ -86,14 +86,14 @@ def health() -> dict[str, str]:
 @get("/v1/ready", sync_to_thread=True, security=[])
 def ready(request: AnyRequest) -> dict[str, str]:
     """Say that the hub can serve: its database answers; 503 if it does not."""
-    _hub(request).check()
+    hub_of(request).check()
     return {"status": "ready"}
 
 
 @get("/metrics", sync_to_thread=True, media_type="text/plain; version=0.0.4; charset=utf-8")
 def metrics(request: AnyRequest) -> bytes:
     """Return what Prometheus reads. It needs a token that is admin everywhere."""
-    caller = _caller(request)
+    caller = caller_of(request)
     if not caller.may("admin", ""):
         raise DeniedError(f"{caller.name} is not admin of this hub.", kind="scope")
     operations: Operations = request.app.opt["operations"]
@@ -103,7 +103,7 @@ def metrics(request: AnyRequest) -> bytes:
 @post("/v1/enrol", sync_to_thread=True, status_code=200, security=[])
 def enrol(request: AnyRequest, data: wire.Enrol) -> wire.Enrolled:
     """Take an invite: enrol a site's key, and give it a token."""
-    hub = _hub(request)
+    hub = hub_of(request)
     token, caller = hub.auth.enrol(data.invite, wire.raw(data.key), data.name[:100], now=hub.now())
     return wire.Enrolled(token=token, principal=caller.name, roles=list(caller.roles))
 
@@ -111,20 +111,20 @@ def enrol(request: AnyRequest, data: wire.Enrol) -> wire.Enrolled:
 @post("/v1/streams", sync_to_thread=True, status_code=200)
 def streams(request: AnyRequest, data: wire.Asked) -> wire.Streams:
     """Return sampled positions of the streams that the caller may read, in some scopes."""
-    return _hub(request).streams(_caller(request), data)
+    return hub_of(request).streams(caller_of(request), data)
 
 
 @post("/v1/have", sync_to_thread=True, status_code=200)
 def have(request: AnyRequest, data: wire.Having) -> wire.Held:
     """Return what this hub holds of the caller's streams, and which of their objects it still lacks."""
-    return _hub(request).have(_caller(request), data)
+    return hub_of(request).have(caller_of(request), data)
 
 
 @post("/v1/push", status_code=200, media_type=BULK, request_max_body_size=wire.PUSH_BYTES_MAX)
 async def push(request: AnyRequest, *, asks_wanted: AsksWanted = False) -> Stream:
     """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
     body = await request.body()
-    hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
+    hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
     frames = await asyncio.to_thread(lambda: hub.push(caller, body, wanted=asks_wanted))
     return Stream(frames, media_type=BULK)
 
@@ -132,43 +132,43 @@ async def push(request: AnyRequest, *, asks_wanted: AsksWanted = False) -> Strea
 @post("/v1/pull", sync_to_thread=True, status_code=200, media_type=BULK)
 def pull(request: AnyRequest, data: wire.Asked) -> Response[bytes]:
     """Return the next page of segment frames beyond what the caller holds, then an end frame."""
-    return Response(_hub(request).pull(_caller(request), data), media_type=BULK)
+    return Response(hub_of(request).pull(caller_of(request), data), media_type=BULK)
 
 
 @post("/v1/log", sync_to_thread=True, status_code=200)
 def standing(request: AnyRequest, data: wire.Since) -> wire.Standing:
     """Return the log's signed checkpoint, the proof that it begins as it was at a size, and the cursor of a view."""
-    return _hub(request).standing(_caller(request), data)
+    return hub_of(request).standing(caller_of(request), data)
 
 
 @post("/v1/get", sync_to_thread=True, status_code=200, media_type=BULK)
 def get_segments(request: AnyRequest, data: wire.Hashes) -> Response[bytes]:
     """Return segments by hash, each stream's first one too, as frames."""
-    return Response(_hub(request).get(_caller(request), data), media_type=BULK)
+    return Response(hub_of(request).get(caller_of(request), data), media_type=BULK)
 
 
 @post("/v1/lineage", sync_to_thread=True, status_code=200)
 def lineage(request: AnyRequest, data: AskLineage) -> LineageAnswer:
     """Walk up or down from a name; name the segments that hold every record about what was met."""
-    return _hub(request).lineage(_caller(request), data)
+    return hub_of(request).lineage(caller_of(request), data)
 
 
 @post("/v1/query", sync_to_thread=True, status_code=200)
 def query(request: AnyRequest, data: Ask) -> Answer:
     """Answer any question of an index: names, lists by filter, views, edges, series, histories."""
-    return _hub(request).ask(_caller(request), data)
+    return hub_of(request).ask(caller_of(request), data)
 
 
 @post("/v1/objects/missing", sync_to_thread=True, status_code=200)
 def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
     """Return which objects were not yet sent under a scope."""
-    return _hub(request).missing(_caller(request), data)
+    return hub_of(request).missing(caller_of(request), data)
 
 
 @post("/v1/objects", status_code=200, request_max_body_size=wire.BULK_BYTES_MAX)
 async def put_objects(request: AnyRequest, under: Under) -> wire.Taken:
     """Take in many small objects under a scope. The body is object frames: files before a manifest of theirs."""
-    hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
+    hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
     if not caller.may_send(under):
         raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
     body = await request.body()
@@ -181,13 +181,13 @@ def get_objects(request: AnyRequest, data: wire.Digests) -> Response[bytes]:
 
     If the end frame says more, ask on behind the last object of the page.
     """
-    return Response(_hub(request).get_all(_caller(request), data), media_type=BULK)
+    return Response(hub_of(request).get_all(caller_of(request), data), media_type=BULK)
 
 
 @put("/v1/objects/{digest:str}", status_code=200, request_max_body_size=OBJECT_BYTES_MAX)
 async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folder: IsFolder = False) -> dict[str, int]:
     """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest."""
-    hub, caller = await asyncio.to_thread(lambda: (_hub(request), _caller(request)))
+    hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
     if not caller.may_send(under):
         raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(hub.folder)) as spool:
@@ -202,19 +202,19 @@ async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folde
 @get("/v1/objects", sync_to_thread=True)
 def list_objects(request: AnyRequest, under: Under, after: str = "") -> list[tuple[str, int]]:
     """Return (digest, size) of objects sent under a scope, sorted, a page at a time: those behind ``after``."""
-    return _hub(request).sent(_caller(request), under, after)
+    return hub_of(request).sent(caller_of(request), under, after)
 
 
 @delete("/v1/objects/{digest:str}", sync_to_thread=True, status_code=200)
 def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, int]:
     """Take an object's grant under a scope back, which needs admin there; other scopes keep theirs."""
-    return {"removed": _hub(request).revoke(_caller(request), under, digest)}
+    return {"removed": hub_of(request).revoke(caller_of(request), under, digest)}
 
 
 @get("/v1/objects/{digest:str}", media_type=BULK)
 async def get_object(request: AnyRequest, digest: str) -> Stream:
     """Return an object's bytes, from the offset on that a Range header names."""
-    file, size = await asyncio.to_thread(lambda: _hub(request).open(_caller(request), digest))
+    file, size = await asyncio.to_thread(lambda: hub_of(request).open(caller_of(request), digest))
     try:
         start = _range(request.headers.get("range", ""), size)
     except CmfError:
@@ -230,29 +230,11 @@ async def get_object(request: AnyRequest, digest: str) -> Stream:
 ROUTES = (
     *(about, health, ready, metrics, enrol, streams, have, push, pull, standing, get_segments, lineage, query),
     *(missing, put_objects, get_objects, put_object, get_object, list_objects, revoke_object),
+    *administration.ROUTES,
 )
 
 
 # ---- what every request needs ------------------------------------------------------------------------------------
-
-
-def _hub(request: AnyRequest) -> Hub:
-    hub = request.app.opt["hub"]
-    assert isinstance(hub, Hub)
-    return hub
-
-
-def _caller(request: AnyRequest) -> Caller:
-    """Return who calls: whose token the request carries."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token:
-        raise DeniedError(
-            "This needs a token.",
-            hint="Join with an invite: cmf remote add NAME URL --invite CODE.",
-            kind="token",
-        )
-    hub = _hub(request)
-    return hub.auth.caller(token.strip(), now=hub.now())
 
 
 def _local_only(request: AnyRequest) -> None:

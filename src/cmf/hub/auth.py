@@ -1,7 +1,6 @@
-"""Who may do what at a hub: principals, tokens, invites, enrolled keys, roles and objects' grants.
+"""Who may do what at a hub: whose a token is, what a key may write, what was granted. `access` changes all that.
 
-Tokens and invites are 256 random bits, kept as hashes only. Everything is in the hub's own database, so that `cmf hub
-invite` works beside a running hub.
+Tokens and invites are 256 random bits, kept as hashes only.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from cmf.errors import DeniedError, UsageError
-from cmf.model.records import covers, is_scope
-from cmf.model.wire import Role
+from cmf.hub import audit
+from cmf.model.records import covers
+from cmf.model.wire import Act, Role
 from cmf.store.dialect import Connection, Dialect
 
-ROLES = ("read", "write", "relay", "admin")
+ROLES = ("read", "write", "relay", "redact", "admin")
 TOKEN_DAYS = 365
 _DAY_US = 86_400 * 10**6
 
@@ -30,23 +30,29 @@ TABLES = (
     """CREATE TABLE IF NOT EXISTS hub_invite (
         hash {blob} PRIMARY KEY, name TEXT NOT NULL, prefix TEXT NOT NULL, role TEXT NOT NULL,
         expires INTEGER NOT NULL){compact}""",
+    """CREATE TABLE IF NOT EXISTS hub_token_role (
+        hash {blob} NOT NULL, prefix TEXT NOT NULL, role TEXT NOT NULL, PRIMARY KEY (hash, prefix, role)){compact}""",
     "CREATE TABLE IF NOT EXISTS hub_key (key {blob} PRIMARY KEY, p INTEGER NOT NULL){compact}",
+    "CREATE TABLE IF NOT EXISTS hub_revoked (key {blob} PRIMARY KEY, at INTEGER NOT NULL){compact}",
     """CREATE TABLE IF NOT EXISTS hub_grant (
         scope TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (scope, digest)){compact}""",
     "CREATE INDEX IF NOT EXISTS hub_grant_digest ON hub_grant (digest)",
+    *audit.TABLES,
 )
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who makes a request, and what they may do."""
+    """Who makes a request, what they may do, and until when (µs). A narrowed token may less than who holds it."""
 
     principal: int
     name: str
     roles: tuple[Role, ...]
+    expires_us: int = 0
+    is_narrowed: bool = False
 
     def may(self, role: str, scope: str) -> bool:
-        """Tell whether this caller holds a role on a scope. admin includes all, write includes read."""
-        implied = {"read": ("read", "write", "relay", "admin"), "write": ("write", "admin")}.get(role, (role, "admin"))
+        """Tell whether this caller holds a role on a scope, or a prefix. admin includes all, each includes read."""
+        implied = ROLES if role == "read" else (role, "admin")
         return any(held.role in implied and covers(held.prefix, scope) for held in self.roles)
 
     def may_send(self, scope: str) -> bool:
@@ -67,28 +73,14 @@ class Auth:
         with dialect.write(durable=True) as connection:
             dialect.create(connection, TABLES)
 
-    def invite(self, name: str, prefix: str, role: str, *, now: int, expires_s: int) -> str:
-        """Make a one-time code that gives whoever presents it first a role on a scope prefix."""
-        if role not in ROLES:
-            raise UsageError(f"'{role}' is not a role.", hint=f"It is one of {', '.join(ROLES)}.")
-        if prefix and not (is_scope(prefix) or is_scope(prefix + "/x")):
-            raise UsageError(f"'{prefix}' is not a scope or the start of one.", hint="Such as 'detector'.")
-        code = secrets.token_urlsafe(32)
-        with self._sql.write(durable=True) as connection:
-            connection.execute("DELETE FROM hub_invite WHERE expires < ?", (now,))
-            connection.execute(
-                "INSERT INTO hub_invite (hash, name, prefix, role, expires) VALUES (?, ?, ?, ?, ?)",
-                (_hash(code), name, prefix, role, now + expires_s * 10**6),
-            )
-        return code
-
     def enrol(self, code: str, key: bytes, name: str, *, now: int) -> tuple[str, Caller]:
         """Take an invite: a principal with this key and a token. The code is used up in the same transaction."""
         if len(key) != 32:
             raise UsageError("A public key has 32 bytes.")
         with self._sql.write(durable=True) as connection:
+            _refuse_revoked(connection, key)
             row = connection.execute(
-                "SELECT name, prefix, role, expires FROM hub_invite WHERE hash = ?", (_hash(code),)
+                "SELECT name, prefix, role, expires FROM hub_invite WHERE hash = ?", (secret_hash(code),)
             ).fetchone()
             if row is None or row[3] < now:
                 raise DeniedError(
@@ -96,7 +88,7 @@ class Auth:
                     hint="Ask for a new one: cmf hub invite.",
                     kind="invite",
                 )
-            connection.execute("DELETE FROM hub_invite WHERE hash = ?", (_hash(code),))
+            connection.execute("DELETE FROM hub_invite WHERE hash = ?", (secret_hash(code),))
             principal = self._principal_of(connection, key)
             if principal is None:
                 principal = self._make(connection, f"{row[0]} ({name})" if name and name != row[0] else row[0])
@@ -105,8 +97,11 @@ class Auth:
                 "INSERT INTO hub_role (p, prefix, role) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 (principal, row[1], row[2]),
             )
-            token = self._token(connection, principal, now + TOKEN_DAYS * _DAY_US)
-            return token, self._caller(connection, principal)
+            token = new_token(connection, principal, now + TOKEN_DAYS * _DAY_US)
+            caller = self._caller(connection, principal)
+            act = Act(at_us=now, actor=caller.name, action=f"joined as {row[2]}", subject=key.hex(), scope=row[1])
+            audit.note(connection, act)
+            return token, caller
 
     def local_token(self, *, now: int) -> str:
         """Make a token of the hub's own user, who is admin; tokens of earlier starts end."""
@@ -116,20 +111,29 @@ class Auth:
             connection.execute(
                 "INSERT INTO hub_role (p, prefix, role) VALUES (?, '', 'admin') ON CONFLICT DO NOTHING", (principal,)
             )
+            connection.execute(
+                "DELETE FROM hub_token_role WHERE hash IN (SELECT hash FROM hub_token WHERE p = ?)", (principal,)
+            )
             connection.execute("DELETE FROM hub_token WHERE p = ?", (principal,))
-            return self._token(connection, principal, now + TOKEN_DAYS * _DAY_US)
+            return new_token(connection, principal, now + TOKEN_DAYS * _DAY_US)
 
     def caller(self, token: str, *, now: int) -> Caller:
         """Return whose token this is; `DeniedError` if it is nobody's, or has expired."""
+        hash_ = secret_hash(token)
         with self._sql.read() as connection:
-            row = connection.execute("SELECT p, expires FROM hub_token WHERE hash = ?", (_hash(token),)).fetchone()
+            row = connection.execute("SELECT p, expires FROM hub_token WHERE hash = ?", (hash_,)).fetchone()
             if row is None or row[1] < now:
                 raise DeniedError(
                     "This hub does not know the token, or it has expired.",
                     hint="Join again with an invite: cmf remote add NAME URL --invite CODE.",
                     kind="token",
                 )
-            return self._caller(connection, row[0])
+            caller = msgspec.structs.replace(self._caller(connection, row[0]), expires_us=row[1])
+            narrowed = _roles(connection.execute("SELECT prefix, role FROM hub_token_role WHERE hash = ?", (hash_,)))
+        if not narrowed:
+            return caller
+        held = tuple(role for role in narrowed if caller.may(role.role, role.prefix))  # what was taken since is lost
+        return msgspec.structs.replace(caller, roles=held, is_narrowed=True)
 
     def authorize(self, caller: Caller, scope: str, key: bytes) -> None:
         """Check that a segment of this scope and key may be admitted from this caller; else `DeniedError`.
@@ -138,6 +142,7 @@ class Auth:
         admin's push enrols keys that nobody has: so the hub's own user needs no ceremony.
         """
         with self._sql.read() as connection:
+            _refuse_revoked(connection, key)
             owner = self._principal_of(connection, key)
             holder = self._caller(connection, owner) if owner is not None else None
         if holder is None:
@@ -153,7 +158,10 @@ class Auth:
             holder = caller
         if not holder.may("write", scope):
             raise DeniedError(f"{holder.name} may not write in {scope}.", kind="scope")
-        if holder.principal != caller.principal and not caller.may("relay", scope):
+        if holder.principal == caller.principal:
+            if not caller.may("write", scope):
+                raise DeniedError(f"This token may not write in {scope}.", kind="scope")
+        elif not caller.may("relay", scope):
             raise DeniedError(f"{caller.name} may not bring records that {holder.name} signed.", kind="relay")
 
     # ---- objects -------------------------------------------------------------------------------------------------
@@ -210,13 +218,6 @@ class Auth:
         row = connection.execute("SELECT p FROM hub_key WHERE key = ?", (key,)).fetchone()
         return int(row[0]) if row else None
 
-    def _token(self, connection: Connection, principal: int, expires: int) -> str:
-        token = secrets.token_urlsafe(32)
-        connection.execute(
-            "INSERT INTO hub_token (hash, p, expires) VALUES (?, ?, ?)", (_hash(token), principal, expires)
-        )
-        return token
-
     def _caller(self, connection: Connection, principal: int) -> Caller:
         (name,) = connection.execute("SELECT name FROM hub_principal WHERE p = ?", (principal,)).fetchone()
         roles = _roles(connection.execute("SELECT prefix, role FROM hub_role WHERE p = ? ORDER BY 1, 2", (principal,)))
@@ -227,5 +228,24 @@ def _roles(rows: Iterable[tuple[str, str]]) -> tuple[Role, ...]:
     return tuple(Role(prefix, role) for prefix, role in rows)
 
 
-def _hash(secret: str) -> bytes:
+def _refuse_revoked(connection: Connection, key: bytes) -> None:
+    if connection.execute("SELECT 1 FROM hub_revoked WHERE key = ?", (key,)).fetchone():
+        raise DeniedError(
+            "This key was revoked: what it signed before stays, and nothing new is taken.",
+            hint="Ask the hub's admin: a store that is made anew has a key of its own.",
+            kind="revoked",
+        )
+
+
+def new_token(connection: Connection, principal: int, expires: int) -> str:
+    """Make a token of a principal; return its secret, of which only the hash is kept."""
+    token = secrets.token_urlsafe(32)
+    connection.execute(
+        "INSERT INTO hub_token (hash, p, expires) VALUES (?, ?, ?)", (secret_hash(token), principal, expires)
+    )
+    return token
+
+
+def secret_hash(secret: str) -> bytes:
+    """Return what is kept of a token or a code."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

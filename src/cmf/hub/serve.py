@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 
 from cmf.errors import ConflictError, UsageError
+from cmf.hub import access
 from cmf.hub.auth import Auth
 from cmf.hub.migrate import Progress, migrate
 from cmf.hub.service import DATABASE, Hub, open_database
+from cmf.model import wire
 from cmf.remote import LocalHub
 from cmf.store.sql import SqlStore
 from cmf.worktree import machine
@@ -70,7 +72,9 @@ def invite(folder: Path, *, database: str = "", scope: str, role: str, expires_s
         _must_hold(folder)
     dialect = open_database(folder, database)
     try:
-        return Auth(dialect).invite(name, scope, role, now=Hub.now(), expires_s=expires_s)
+        Auth(dialect)  # makes the tables of a hub that never ran
+        asked = wire.AskInvite(name=name, role=wire.Role(scope, role), expires_s=expires_s)
+        return access.Access(dialect, Hub.now).invite(access.console(), asked).secret
     finally:
         dialect.close()
 

@@ -15,6 +15,7 @@ from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFo
 from cmf.graph import lineage
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub import cursors
+from cmf.hub.access import Access
 from cmf.hub.auth import Auth, Caller
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
@@ -67,6 +68,7 @@ class Hub:
         self.store = SqlStore(self._dialect, logged=self.log.append)
         self._intake = Intake(self.store)
         self.auth = Auth(self._dialect)
+        self.access = Access(self._dialect, self.now)
         self.objects = LocalObjects(folder / "objects")
 
     def close(self) -> None:

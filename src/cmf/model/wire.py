@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -44,7 +44,7 @@ _Message = TypeVar("_Message")
 
 
 class Role(msgspec.Struct, frozen=True):
-    """What a principal may do at or below a scope prefix ("" is everywhere): read, write, relay or admin."""
+    """What a principal may do at or below a scope prefix ("" is everywhere): read, write, relay, redact or admin."""
 
     prefix: str
     role: str
@@ -144,6 +144,86 @@ class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     principal: str
     roles: list[Role]
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A token as a hub lists it: never its secret. ``roles``: what it is narrowed to, if to any."""
+
+    id: str
+    expires_us: int
+    roles: list[Role] = []
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An enrolled public key (hex). A revoked one writes nothing new; what it wrote stays."""
+
+    key: str
+    revoked_us: int = 0
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who may speak to a hub: what they may do, and the tokens and keys that they hold."""
+
+    id: int
+    name: str
+    roles: list[Role]
+    tokens: list[Token]
+    keys: list[Key]
+
+
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+"""A number that every database and every reader of JSON can hold."""
+
+
+class AskInvite(msgspec.Struct, frozen=True, kw_only=True):
+    """An invite to be made: for whom, what role on which scope prefix, for how many seconds."""
+
+    name: str
+    role: Role
+    expires_s: Number = 72 * 3600
+
+
+class Invite(msgspec.Struct, frozen=True, kw_only=True):
+    """An invite that waits to be used, as a hub lists it: never its code."""
+
+    id: str
+    name: str
+    role: Role
+    expires_us: int
+
+
+class AskToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token to be made: for a principal (0: the caller), narrowed to some roles or not, for how many seconds."""
+
+    principal: Number = 0
+    roles: list[Role] = []
+    expires_s: Number = 90 * 86_400
+
+
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that a hub made, said this once: an invite's code or a token. ``id`` names it from then on."""
+
+    id: str
+    secret: str
+    expires_us: int
+
+
+class AskRole(msgspec.Struct, frozen=True, kw_only=True):
+    """A principal's role, to be given or taken."""
+
+    principal: Number
+    role: Role
+
+
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of a hub's audit log: when (µs), who did what to whom or what, and in which scope prefix."""
+
+    at_us: int
+    actor: str
+    action: str
+    subject: str
+    scope: str = ""
+    n: int = 0
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,6 +24,7 @@ from cmf.objects import CHUNK_BYTES
 from cmf.remote.local import own_token
 
 if TYPE_CHECKING:
+    from cmf.remote.access import HubAccess
     from cmf.remote.index import HubIndex
     from cmf.remote.objects import HubObjects
     from cmf.remote.peer import HubPeer
@@ -64,14 +65,18 @@ class HubClient:
         """Present an invite; keep the token that it gives."""
         message = wire.Enrol(invite=invite, key=key.hex(), name=name)
         enrolled = self.ask("POST", "/v1/enrol", message, wire.Enrolled, with_token=False)
+        self.keep(enrolled.token)
+        return enrolled
+
+    def keep(self, token: str) -> None:
+        """Speak with this token from now on, and keep it where only its user can read it."""
         self._kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self._kept.with_name(f".{os.getpid()}.{os.urandom(4).hex()}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(enrolled.token)
+            file.write(token)
         os.replace(temporary, self._kept)
-        self._token = enrolled.token
-        return enrolled
+        self._token = token
 
     def token(self) -> str:
         """Return the token to speak with, or "" if there is none."""
@@ -148,6 +153,13 @@ class HubClient:
             if not got:
                 return  # the hub does not hold the rest, or we may not read it
 
+    @property
+    def access(self) -> HubAccess:
+        """Return who may do what at the hub, to be administered."""
+        from cmf.remote.access import HubAccess
+
+        return HubAccess(self)
+
     # ---- requests --------------------------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, message: Any, kind: type[_Message], *, with_token: bool = True) -> _Message:
@@ -155,6 +167,11 @@ class HubClient:
         body = None if message is None else wire.encode(message)
         with self.request(method, path, body, with_token=with_token) as response:
             return wire.decode(bounded(response, wire.JSON_BYTES_MAX), kind)
+
+    def tell(self, method: str, path: str, message: Any = None) -> None:
+        """Send a JSON message, or none, whose answer is empty."""
+        with self.request(method, path, None if message is None else wire.encode(message)):
+            pass
 
     def frames(self, path: str, message: Any) -> tuple[list[bytes], bool]:
         """Send a JSON message; return the segments of the bulk answer, and whether there are more to ask for."""

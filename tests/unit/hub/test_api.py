@@ -11,6 +11,8 @@ import urllib3
 from cmf.errors import ConflictError, DeniedError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.hub import serve as serving
+from cmf.hub.access import Access, console
+from cmf.hub.service import Hub, open_database
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model import wire
@@ -159,7 +161,10 @@ def test_an_invite_joins_once(hub: HubProcess, tmp_path: Path) -> None:
 
 
 def test_an_invite_expires(hub: HubProcess, tmp_path: Path) -> None:
-    code = serving.invite(hub.folder, database=hub.database, scope="", role="write", expires_s=-1, name="late")
+    dialect = open_database(hub.folder, hub.database)
+    asked = wire.AskInvite(name="late", role=wire.Role("", "write"), expires_s=60)
+    code = Access(dialect, lambda: Hub.now() - 61_000_000).invite(console(), asked).secret
+    dialect.close()
     client = HubClient(hub.url, state_home=tmp_path, keys=tmp_path)
     with pytest.raises(DeniedError):
         client.enrol(code, Writer("late", seed=33).key.public, "late")

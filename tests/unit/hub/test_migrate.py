@@ -10,10 +10,12 @@ import pytest
 
 from cmf import signing
 from cmf.errors import ConflictError
+from cmf.hub.access import Access, console
 from cmf.hub.auth import Auth
 from cmf.hub.log import Log
 from cmf.hub.migrate import TABLES, migrate
 from cmf.hub.service import Hub
+from cmf.model import wire
 from cmf.model.exchange import View
 from cmf.store import schema
 from cmf.store.dialect import Dialect
@@ -39,13 +41,19 @@ def target(request: pytest.FixtureRequest) -> Iterator[Dialect]:
     made.close()
 
 
+def invited(dialect: Dialect, name: str, prefix: str, role: str) -> str:
+    """Return a code that gives somebody a role."""
+    asked = wire.AskInvite(name=name, role=wire.Role(prefix, role), expires_s=60)
+    return Access(dialect, lambda: NOW).invite(console(), asked).secret
+
+
 def a_hub() -> tuple[Dialect, str]:
     """Return the database of a hub with records, a log and a principal, and that principal's token."""
     dialect = Sqlite(None)
     kept = Log(dialect, KEY)
     store = SqlStore(dialect, logged=kept.append)
     auth = Auth(dialect)
-    token, _ = auth.enrol(auth.invite("ada", "first", "write", now=NOW, expires_s=60), b"a" * 32, "edge", now=NOW)
+    token, _ = auth.enrol(invited(dialect, "ada", "first", "write"), b"a" * 32, "edge", now=NOW)
     auth.grant("first/train", "sha256:" + "0" * 64)
     writer = Writer("edge")
     chain(writer, "first", 5)
@@ -71,7 +79,7 @@ def test_a_moved_hub_says_the_same_and_goes_on(target: Dialect) -> None:
     writer.seal()
     outcomes = {a.outcome for a in transfer(LocalPeer(writer.store), LocalPeer(store), View(own=True))}
     assert outcomes == {"new"}
-    other, _ = again.enrol(again.invite("bob", "", "read", now=NOW, expires_s=60), b"b" * 32, "lab", now=NOW)
+    other, _ = again.enrol(invited(target, "bob", "", "read"), b"b" * 32, "lab", now=NOW)
     assert (again.caller(other, now=NOW).name, again.caller(token, now=NOW).name) == ("bob (lab)", "ada (edge)")
 
 

@@ -1,0 +1,33 @@
+"""What every request to a hub carries: the hub that serves it, and who calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request
+
+from cmf.errors import DeniedError
+from cmf.hub.auth import Caller
+from cmf.hub.service import Hub
+
+AnyRequest = Request[Any, Any, Any]
+
+
+def hub_of(request: AnyRequest) -> Hub:
+    """Return the hub that this request is for."""
+    hub = request.app.opt["hub"]
+    assert isinstance(hub, Hub)
+    return hub
+
+
+def caller_of(request: AnyRequest) -> Caller:
+    """Return who calls: whose token the request carries."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise DeniedError(
+            "This needs a token.",
+            hint="Join with an invite: cmf remote add NAME URL --invite CODE.",
+            kind="token",
+        )
+    hub = hub_of(request)
+    return hub.auth.caller(token.strip(), now=hub.now())

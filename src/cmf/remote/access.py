@@ -1,0 +1,60 @@
+"""Who may do what at a hub, administered over HTTP. The hub decides whether the caller may do that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cmf.model import wire
+from cmf.model.wire import Role
+
+if TYPE_CHECKING:
+    from cmf.remote.client import HubClient
+
+
+class HubAccess:
+    """The invites, tokens, roles and keys of one hub, and its audit log."""
+
+    def __init__(self, client: HubClient) -> None:
+        self._client = client
+
+    def principals(self) -> list[wire.Principal]:
+        """Return who may speak to the hub: all to its admin, else the caller alone."""
+        return self._client.ask("GET", "/v1/principals", None, list[wire.Principal])
+
+    def invites(self) -> list[wire.Invite]:
+        """Return the invites that wait to be used, in scopes that the caller is admin of."""
+        return self._client.ask("GET", "/v1/invites", None, list[wire.Invite])
+
+    def acts(self, before: int = 0) -> list[wire.Act]:
+        """Return a page of the audit log, newest first; ``before``: only lines with a smaller number."""
+        return self._client.ask("GET", f"/v1/audit?before={before}", None, list[wire.Act])
+
+    def invite(self, name: str, role: Role, *, expires_s: int) -> wire.Issued:
+        """Make a one-time code for somebody to join with."""
+        asked = wire.AskInvite(name=name, role=role, expires_s=expires_s)
+        return self._client.ask("POST", "/v1/invites", asked, wire.Issued)
+
+    def cancel(self, invite: str) -> None:
+        """Take an invite back, by its id."""
+        self._client.tell("DELETE", f"/v1/invites/{invite}")
+
+    def token(self, principal: int, roles: list[Role], *, expires_s: int) -> wire.Issued:
+        """Make a token of a principal (0: ours), narrowed to some roles if any are named."""
+        asked = wire.AskToken(principal=principal, roles=roles, expires_s=expires_s)
+        return self._client.ask("POST", "/v1/tokens", asked, wire.Issued)
+
+    def revoke_token(self, token: str) -> None:
+        """End a token, by its id."""
+        self._client.tell("DELETE", f"/v1/tokens/{token}")
+
+    def give(self, principal: int, role: Role) -> None:
+        """Give a principal a role."""
+        self._client.tell("POST", "/v1/roles", wire.AskRole(principal=principal, role=role))
+
+    def take(self, principal: int, role: Role) -> None:
+        """Take a role from a principal."""
+        self._client.tell("POST", "/v1/roles/take", wire.AskRole(principal=principal, role=role))
+
+    def revoke_key(self, key: str) -> None:
+        """Refuse what a key (hex) signs from now on."""
+        self._client.tell("DELETE", f"/v1/keys/{key}")
