@@ -142,6 +142,7 @@ def cli_page() -> str:
         ("`CMF_PARENT`", "The run that runs of this process are a part of, as `run.node` names it."),
         ("`NO_COLOR`", "Any value: no colours."),
         ("`CMF_PAGER`, `PAGER`", "What shows answers higher than the terminal: `less` if unset, nothing if empty."),
+        ("`AWS_ENDPOINT_URL` and others", "Where S3 is, and the credentials for it: see [data](../how-to/data.md)."),
         ("`XDG_STATE_HOME`", "Where a hub of this machine leaves its token for your commands."),
     ]
     found = [command_part(path, command) for path, command in commands(cli, "cmf")]

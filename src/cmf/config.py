@@ -80,6 +80,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     launcher: dict[str, str] = {}
     user: str = ""
     state_home: Path = Path()
+    endpoint: str = ""
     color: bool = True
     variables: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
@@ -140,6 +141,7 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         launcher={name: env[name] for name in LAUNCHERS if name in env},
         user=env.get("USER") or env.get("LOGNAME") or "",
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",
+        endpoint=env.get("AWS_ENDPOINT_URL", ""),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
         variables={name: env[name] for name in RECORDED if name in env},
         secrets=redaction.known_secrets(env),

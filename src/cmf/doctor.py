@@ -20,6 +20,7 @@ from cmf import collect, config, journal
 from cmf.errors import CmfError
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
+from cmf.remote.data import is_data
 from cmf.worktree import git, machine
 
 OURS = "common-metadata-framework"
@@ -336,10 +337,23 @@ def _clock(place: Place) -> Iterator[Finding]:
 # ---- hubs --------------------------------------------------------------------------------------------------------
 
 
+def _folder(name: str, path: str) -> Finding:
+    """Look at a folder that is a remote: it is made with the first push, so its parent must be there."""
+    there = path if os.path.isdir(path) else os.path.dirname(path)
+    if not os.path.isdir(there):
+        return _wrong(f"remote {name}", f"There is no folder {there}.", "Mount its disk, or make it.")
+    if not os.access(there, os.W_OK):
+        return _wrong(f"remote {name}", f"{there} cannot be written.", "Change its permissions.")
+    return _well(f"remote {name}", path)
+
+
 def _hubs(place: Place) -> Iterator[Finding]:
     assert place.folder is not None
     remotes = config.read(place.folder).remotes
     for name, remote in sorted(remotes.items()):
+        if is_data(remote.url):
+            yield _folder(name, remote.url) if remote.url.startswith("/") else _well(f"remote {name}", remote.url)
+            continue
         client = HubClient(remote.url, state_home=place.environment.state_home, keys=place.folder / "keys")
         try:
             found = client.hub()

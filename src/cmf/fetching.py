@@ -10,19 +10,32 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from cmf import slicing, sync
 from cmf.errors import NotFoundError, UnreachableError, UsageError
 from cmf.graph.index import Index, Target
 from cmf.model import digest as digests
-from cmf.objects import CHUNK_BYTES, damaged, manifest, read
+from cmf.objects import CHUNK_BYTES, RemoteStore, damaged, manifest, read
 from cmf.objects.local import LocalObjects
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient
 
 Hubs = Callable[[], Iterable["HubClient"]]
+
+
+class Holder(Protocol):
+    """A remote that may hold bytes: a hub, or a folder."""
+
+    url: str
+
+    def objects(self, scope: str, /) -> RemoteStore:
+        """Return its objects."""
+        ...
+
+
+Holders = Callable[[], Iterable[Holder]]
 ARTIFACT = "artifact:"
 
 
@@ -84,23 +97,23 @@ def _artifact(target: Target, text: str) -> str:
 
 
 def bring(
-    objects: LocalObjects, hubs: Hubs, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
+    objects: LocalObjects, holders: Holders, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
 ) -> Brought:
     """Make sure that the bytes of what was named are here, and return them; of a folder, only what was asked for.
 
-    What is neither here nor at a hub that answers is a `NotFoundError`, or the `UnreachableError` of a hub that did
+    What is neither here nor at a remote that answers is a `NotFoundError`, or the `UnreachableError` of one that did
     not answer; a path that the folder does not hold is a `NotFoundError`. What was brought until then stays.
     """
     if not named.digest.startswith(digests.TREE):
-        _fetch(objects, hubs, [named.digest], named, moved, progress)
+        _fetch(objects, holders, [named.digest], named, moved, progress)
         return Brought(named.digest, named.name)
-    files = entries(objects, hubs, named, moved, progress)
+    files = entries(objects, holders, named, moved, progress)
     if not named.inside:
-        _fetch(objects, hubs, [entry.digest for entry in files], named, moved, progress)
+        _fetch(objects, holders, [entry.digest for entry in files], named, moved, progress)
         return Brought(named.digest, named.name)
     known = {entry_name(entry): entry for entry in files}
     chosen = slicing.choose(Path(named.name), known, [named.inside])
-    _fetch(objects, hubs, [known[name].digest for name in chosen], named, moved, progress)
+    _fetch(objects, holders, [known[name].digest for name in chosen], named, moved, progress)
     if chosen == [named.inside]:
         only = known[named.inside]
         return Brought(only.digest, named.inside, only.executable)
@@ -110,13 +123,13 @@ def bring(
 
 
 def entries(
-    objects: LocalObjects, hubs: Hubs, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
+    objects: LocalObjects, holders: Holders, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
 ) -> list[manifest.Entry]:
-    """Return the files of a folder, whose manifest may come from a hub; errors as `bring`."""
+    """Return the files of a folder, whose manifest may come from a remote; errors as `bring`."""
     if not named.digest.startswith(digests.TREE):
         raise UsageError(f"{named.name} is a file.", hint="Name a folder.")
     manifest_of = digests.object_of(named.digest)
-    _fetch(objects, hubs, [manifest_of], named, moved, progress)
+    _fetch(objects, holders, [manifest_of], named, moved, progress)
     return manifest.decode(read(objects, manifest_of, manifest.MANIFEST_BYTES_MAX))
 
 
@@ -155,23 +168,23 @@ def write(objects: LocalObjects, digest: str, out: BinaryIO) -> int:
 
 def _fetch(
     objects: LocalObjects,
-    hubs: Hubs,
+    holders: Holders,
     wanted: Sequence[str],
     named: Named,
     moved: sync.Moved,
     progress: sync.Progress,
 ) -> None:
-    """Bring what lacks here from one hub after the other."""
+    """Bring what lacks here from one remote after the other."""
     lacking = objects.absent(dict.fromkeys(wanted))
     silent: UnreachableError | None = None
     asked: list[str] = []
     if lacking:
-        for hub in hubs():
+        for holder in holders():
             try:
-                sync.fetch(hub.objects(""), objects, lacking, moved, progress)
+                sync.fetch(holder.objects(""), objects, lacking, moved, progress)
             except UnreachableError as error:
                 silent = silent or error
-            asked.append(hub.url)
+            asked.append(holder.url)
             lacking = objects.absent(lacking)
             if not lacking:
                 break

@@ -41,6 +41,7 @@ from cmf.model.exchange import Sample
 from cmf.objects import ObjectStore, damaged, read
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
+from cmf.remote.data import DataRemote, is_data
 from cmf.series import Points
 from cmf.store.sql import SqlStore
 from cmf.tables import Results
@@ -278,7 +279,12 @@ class Repo:
         self.collect()
         hubs = functools.partial(self._hubs, "")
         both = [fetching.find(self.store.index, hubs, text) for text in (first, second)]
-        return comparison.folders(*(fetching.entries(self.objects, hubs, named, sync.Moved()) for named in both))
+        return comparison.folders(
+            *(
+                fetching.entries(self.objects, functools.partial(self._holders, ""), named, sync.Moved())
+                for named in both
+            )
+        )
 
     def series_names(self, execution: views.Execution) -> list[str]:
         """Return every name that an execution has step metrics of, those of a live run included."""
@@ -348,14 +354,20 @@ class Repo:
         named = fetching.find(self.store.index, lambda: self._hubs(remote), text)
         before = moved.objects
         try:
-            return fetching.bring(self.objects, lambda: self._hubs(remote), named, moved, progress)
+            return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
         finally:
             if moved.objects > before:
                 sync.note_kept(self.store, self.objects)
 
+    def _holders(self, remote: str) -> Iterator[fetching.Holder]:
+        return (self.remote(name) for name in self._names(remote))
+
+    def _names(self, remote: str) -> list[str]:
+        return [remote] if remote else sorted(self.config.remotes, key=lambda name: (name != "origin", name))
+
     def _hubs(self, remote: str) -> Iterator[HubClient]:
-        names = [remote] if remote else sorted(self.config.remotes, key=lambda name: (name != "origin", name))
-        return (self.hub(name) for name in names)
+        found = (self.remote(name) for name in self._names(remote))
+        return (each for each in found if not isinstance(each, DataRemote))
 
     # ---- beside the code -----------------------------------------------------------------------------------------
 
@@ -387,7 +399,7 @@ class Repo:
 
         def bring(digest: str, name: str) -> fetching.Brought:
             named = fetching.Named(digest, name)
-            return fetching.bring(self.objects, lambda: self._hubs(remote), named, sync.Moved(), progress)
+            return fetching.bring(self.objects, lambda: self._holders(remote), named, sync.Moved(), progress)
 
         done = beside.checkout(self.files, bring, paths, force=force)
         if done.written:
@@ -404,21 +416,29 @@ class Repo:
     # ---- remotes -------------------------------------------------------------------------------------------------
 
     def hub(self, name: str = "") -> HubClient:
-        """Return the client of a remote: the one named, else `CMF_REMOTE`, else `origin`, else the only one."""
+        """Return the client of a remote that is a hub, named as for `remote`."""
+        found = self.remote(name)
+        if isinstance(found, DataRemote):
+            raise UsageError(f"'{name or found.url}' holds data, and no records.", hint="Name a hub for that.")
+        return found
+
+    def remote(self, name: str = "") -> HubClient | DataRemote:
+        """Return a remote: the one named, else `CMF_REMOTE`, else `origin`, else the only one."""
         from cmf.remote import HubClient
 
         remotes = self.config.remotes
         name = name or self.environment.remote
-        if "://" in name:
-            return HubClient(name, state_home=self.environment.state_home, keys=self.folder / "keys")
         if not name:
             name = "origin" if "origin" in remotes or len(remotes) != 1 else next(iter(remotes))
-        if name not in remotes:
+        if name not in remotes and "://" not in name:
             raise NotFoundError(
                 f"There is no remote '{name}' here.",
                 hint=f"Known: {', '.join(sorted(remotes)) or 'none'}. Add one with 'cmf remote add {name} URL'.",
             )
-        return HubClient(remotes[name].url, state_home=self.environment.state_home, keys=self.folder / "keys")
+        url = remotes[name].url if name in remotes else name
+        if is_data(url):
+            return DataRemote(url, {"endpoint": self.environment.endpoint} if self.environment.endpoint else {})
+        return HubClient(url, state_home=self.environment.state_home, keys=self.folder / "keys")
 
     def set_remote(self, name: str, url: str | None) -> None:
         """Add or replace a remote; None removes it."""
@@ -497,10 +517,14 @@ class Repo:
         dry: bool = False,
         progress: sync.Progress = sync.nothing,
     ) -> sync.Moved:
-        """Send this site's records, and the objects that go with them, to a hub. See `cmf.sync.push`."""
-        hub = self.hub(remote)
+        """Send this site's records, and the objects that go with them, to a hub; to a remote of data its data."""
+        there = self.remote(remote)
+        if isinstance(there, DataRemote):
+            return sync.push_data(
+                self.folder, self.store, self.objects, there.objects(), now(), dry=dry, progress=progress
+            )
         return sync.push(
-            self.folder, self.store, self.objects, hub, now(), data=data, relay=relay, dry=dry, progress=progress
+            self.folder, self.store, self.objects, there, now(), data=data, relay=relay, dry=dry, progress=progress
         )
 
     def pull(
@@ -513,11 +537,15 @@ class Repo:
         dry: bool = False,
         progress: sync.Progress = sync.nothing,
     ) -> sync.Moved:
-        """Bring records, and with ``data`` their bytes, from a hub. See `cmf.sync.pull`."""
+        """Bring records, and with ``data`` their bytes, from a hub; the data from a remote that holds only that."""
         self.collect()
-        hub = self.hub(remote)
+        there = self.remote(remote)
+        if isinstance(there, DataRemote):
+            if ancestors:
+                raise UsageError(f"'{there.url}' holds data, and knows no lineage.", hint="Name a hub for that.")
+            return sync.pull_data(self.store, self.objects, there.objects(), scopes=scopes, dry=dry, progress=progress)
         return sync.pull(
-            self.store, self.objects, hub, scopes=scopes, ancestors=ancestors, data=data, dry=dry, progress=progress
+            self.store, self.objects, there, scopes=scopes, ancestors=ancestors, data=data, dry=dry, progress=progress
         )
 
     # ---- health --------------------------------------------------------------------------------------------------

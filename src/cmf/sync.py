@@ -21,12 +21,12 @@ from cmf.graph import views
 from cmf.model import digest as digests
 from cmf.model import encoding, wire
 from cmf.model.exchange import Admission, Sample, View
-from cmf.objects import manifest, read
+from cmf.objects import RemoteStore, manifest, read
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 
 if TYPE_CHECKING:
-    from cmf.remote import HubClient, HubObjects
+    from cmf.remote import HubClient
 
 
 class Moved(msgspec.Struct):
@@ -98,6 +98,53 @@ def push(
     return moved
 
 
+def push_data(
+    folder: Path,
+    store: SqlStore,
+    objects: LocalObjects,
+    remote: RemoteStore,
+    clock: collect.Clock,
+    *,
+    dry: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Send the bytes of every artifact of this site's scopes to a remote that holds only bytes.
+
+    What is there already is not sent. ``dry``: say how many objects would go, and send nothing.
+    """
+    collect.collect(folder, store, objects, clock)
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    own = sorted({*_scopes(store, View(own=True)), *store.pending_scopes()})
+    asked = list(dict.fromkeys(d for found in store.index.artifacts_by_scope(own).values() for d in found))
+    if dry:
+        lacking = remote.absent(digests.object_of(digest) for digest in asked)
+        there = [digest for digest in lacking if not objects.absent([digest])]
+        moved.objects, moved.object_bytes = len(there), sum(objects.size(digest) for digest in there)
+        return moved
+    _send(remote, objects, asked, moved, progress)
+    return moved
+
+
+def pull_data(
+    store: SqlStore,
+    objects: LocalObjects,
+    remote: RemoteStore,
+    *,
+    scopes: Sequence[str] = (),
+    dry: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Bring the bytes of the artifacts of some scopes, as known here, from a remote that holds only bytes."""
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    wanted = _bytes_of(store, store.index.execution_nodes(View(scopes=tuple(scopes))))
+    if dry:
+        moved.objects = len(objects.absent(dict.fromkeys(digests.object_of(digest) for digest in wanted)))
+        return moved
+    fetch(remote, objects, wanted, moved, progress)
+    note_kept(store, objects)
+    return moved
+
+
 def seal(folder: Path, store: SqlStore, clock: collect.Clock) -> int:
     """Seal what is pending with this user's key; return how many segments that made."""
     identity = collect.site(folder)
@@ -137,11 +184,7 @@ def pull(
         _pull(store, local, hub, tuple(scopes), moved, progress)
         asked = store.index.execution_nodes(View(scopes=tuple(scopes)))
     if data:
-        nodes = store.index.nodes(asked)
-        wanted: dict[str, None] = {}
-        for view in store.index.executions(list(nodes.values())).values():
-            wanted.update(dict.fromkeys([*needed(view), *store.index.series_objects(view.node)]))
-        fetch(hub.objects(""), objects, list(wanted), moved, progress)  # what may be read depends on no scope
+        fetch(hub.objects(""), objects, _bytes_of(store, asked), moved, progress)  # what may be read is by no scope
         note_kept(store, objects)
     return moved
 
@@ -276,7 +319,7 @@ def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) ->
 
 
 def _send(
-    remote: HubObjects,
+    remote: RemoteStore,
     objects: LocalObjects,
     asked: Sequence[str],
     moved: Moved,
@@ -309,7 +352,7 @@ def _send(
 
 
 def _small(
-    remote: HubObjects,
+    remote: RemoteStore,
     objects: LocalObjects,
     wanted: Iterable[str],
     moved: Moved,
@@ -342,7 +385,7 @@ def _note_sent(moved: Moved, size: int, refused: CmfError | None, progress: Prog
         raise refused
 
 
-def fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
+def fetch(remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
     """Fetch the objects that are not here yet: files and manifests, then the files of every folder's manifest.
 
     What the remote does not hold, or lets nobody read, is counted as ``stayed``.
@@ -356,7 +399,7 @@ def fetch(remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved
 
 
 def _fetch_files(
-    remote: HubObjects, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress
+    remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress
 ) -> None:
     """Fetch the small ones a page at a time, each page durable before the next; then the large ones."""
     lacking = dict.fromkeys(objects.absent(dict.fromkeys(asked)))
@@ -380,6 +423,14 @@ def _fetch_files(
             moved.object_bytes += size
             progress("objects", 1)
     moved.stayed += len(lacking)
+
+
+def _bytes_of(store: SqlStore, executions: Sequence[str]) -> list[str]:
+    """Return every artifact and object that some executions, named by their nodes, need."""
+    wanted: dict[str, None] = {}
+    for view in store.index.executions(list(store.index.nodes(executions).values())).values():
+        wanted.update(dict.fromkeys([*needed(view), *store.index.series_objects(view.node)]))
+    return list(wanted)
 
 
 def _scopes(store: SqlStore, view: View) -> list[str]:

@@ -7,11 +7,12 @@ the object that holds its manifest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, Protocol, TypeAlias
 
-from cmf.errors import CorruptError, UsageError
+from cmf.errors import CmfError, CorruptError, UsageError
 from cmf.model import digest as digests
+from cmf.model.wire import Small
 
 READ_BYTES_MAX = 256 << 20
 CHUNK_BYTES = 1 << 20
@@ -70,6 +71,22 @@ def check_name(digest: str) -> str:
         return digest
     digests.check_digest(digest)
     raise UsageError(f"{digest} names a folder, not an object.", hint="Its manifest is the object.")
+
+
+class RemoteStore(ObjectStore, Protocol):
+    """An `ObjectStore` elsewhere, to which many small objects travel together."""
+
+    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
+        """Send an object; ``folder``: it is a manifest, whose files were sent before."""
+        ...
+
+    def put_all(self, found: Iterable[Small]) -> Iterator[tuple[Small, CmfError | None]]:
+        """Send small objects, a folder's files before its manifest; say of each why it was not taken, if so."""
+        ...
+
+    def get_all(self, asked: Iterable[str]) -> Iterator[Sequence[Small]]:
+        """Yield objects, some at a time, unverified; large ones without their bytes; what isn't held is left out."""
+        ...
 
 
 def read(store: ObjectStore, digest: str, bytes_max: int = READ_BYTES_MAX) -> bytes:

@@ -86,6 +86,17 @@ class Draft:
         os.rename(self._path, target)
         self._exists = False
 
+    def publish(self, target: str) -> None:
+        """Give the file its name, unless something has it already, which then stays as it is."""
+        try:
+            os.link(self._path, target)
+        except FileExistsError:
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINKS or os.path.exists(target):
+                raise
+            self.rename(target)
+
     def __enter__(self) -> Self:
         return self
 

@@ -82,6 +82,32 @@ def index(places: dict[bytes, Place], at: int) -> bytes:
     return head(INDEX, sha256(data).digest(), len(data)) + data + _TAIL.pack(at, len(data), _END)
 
 
+def indexed(tail: bytes, size: int) -> dict[bytes, Place] | int | None:
+    """Return what a pack of some size holds, by its last bytes; how many of these it takes, if more; None if no index.
+
+    Nothing in it is believed: what would lie outside the pack, or be larger than a pack's object, is no index.
+    """
+    if len(tail) < _TAIL.size:
+        return None
+    at, length, end = _TAIL.unpack(tail[-_TAIL.size :])
+    count, odd = divmod(length - _FANOUT.size, _DIGEST + _PLACE.size)
+    wrong = end != _END or odd or length > _INDEX_BYTES_MAX or at + _HEAD.size + length + _TAIL.size != size
+    if wrong or count < 0:
+        return None
+    if size - at > len(tail):
+        return size - int(at)
+    frame = tail[at - size :]
+    data = frame[_HEAD.size : -_TAIL.size]
+    if frame[: _HEAD.size] != head(INDEX, sha256(data).digest(), length):
+        return None
+    names = data[_FANOUT.size : _FANOUT.size + count * _DIGEST]
+    places = map(Place._make, _PLACE.iter_unpack(data[_FANOUT.size + count * _DIGEST :]))
+    found = dict(zip((names[n : n + _DIGEST] for n in range(0, len(names), _DIGEST)), places, strict=True))
+    if any(place.size > OBJECT_BYTES_MAX or place.offset + place.size > at for place in found.values()):
+        return None
+    return found
+
+
 class Pack:
     """A pack as a reader sees it. Not safe to be used by several threads at once.
 

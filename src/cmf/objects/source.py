@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnreachableError, UsageError
 from cmf.model import digest as digests
@@ -37,6 +37,20 @@ class Source:
         if not stat.S_ISREG(self.stat.st_mode):
             os.close(self.file)
             raise UsageError(f"{self.path} is neither a file nor a folder.", hint="Only files have bytes to keep.")
+
+    @classmethod
+    def of(cls, opened: BinaryIO) -> Self | None:
+        """Return an open file as a source; None if it isn't a regular file, read from its beginning."""
+        try:
+            fd = opened.fileno()
+            if opened.tell() or not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+        except (OSError, AttributeError):
+            return None  # bytes in memory, or a wire
+        found = cls.__new__(cls)
+        found.path, found.file, found._read = str(opened.name), os.dup(fd), 0  # noqa: SLF001  # its own class
+        found.stat = os.fstat(found.file)
+        return found
 
     @property
     def size(self) -> int:

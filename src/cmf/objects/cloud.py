@@ -1,0 +1,195 @@
+"""A bucket of a cloud as a place for objects: S3 and what speaks like it, Google's and Azure's.
+
+Signing, retries and multipart uploads are obstore's. A request to S3 carries the hash of its bytes in its signature, so
+that the server refuses what was changed on the way. Files are made with `If-None-Match: *`, so none is ever replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, BinaryIO
+
+from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UnsupportedError
+from cmf.objects.bucket import IN_FLIGHT, checked, in_flight
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+PART_BYTES = 16 << 20
+"""What is larger is sent in parts of this size, a few at once. S3 takes 10,000 of them."""
+
+PARTS_MAX = 9_000
+HEADS_MAX = 256
+"""About more files than this one doesn't ask one by one, but has them listed."""
+
+RETRIES = 5
+SCHEMES = ("s3", "gs", "az")
+
+
+class CloudBucket:
+    """A `Bucket` in a bucket, or below a prefix of one. ``options``: settings of obstore over those it finds itself."""
+
+    def __init__(self, url: str, options: Mapping[str, str]) -> None:
+        try:
+            from obstore.store import from_url
+        except ImportError as error:
+            raise UnsupportedError(
+                f"{url} needs the package obstore.",
+                hint="pip install 'common-metadata-framework[cloud]'",
+                kind="missing-extra",
+            ) from error
+        self.url = url
+        endpoint = options.get("endpoint", "")
+        with self._guard():
+            self._store: ObjectStore = from_url(  # type: ignore[call-overload]
+                url,
+                config=dict(options),
+                client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": "10s"},
+                retry_config={
+                    "max_retries": RETRIES,
+                    "retry_timeout": timedelta(seconds=60),
+                    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5)},
+                },
+            )
+
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield the name and size of each file below a prefix."""
+        import obstore
+
+        with self._guard():
+            for page in obstore.list(self._store, prefix):
+                for found in page:
+                    yield found["path"], found["size"]
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the sizes of those of these files that are there."""
+        asked = list(dict.fromkeys(names))
+        if len(asked) > HEADS_MAX:
+            wanted = set(asked)
+            prefixes = {name.partition("/")[0] + "/" for name in asked}
+            return {name: size for each in prefixes for name, size in self.names(each) if name in wanted}
+        sizes = in_flight(self._size, asked, 4 * IN_FLIGHT)
+        return {name: size for name, size in sizes if size is not None}
+
+    def _size(self, name: str) -> int | None:
+        import obstore
+
+        try:
+            with self._guard():
+                return obstore.head(self._store, name)["size"]
+        except NotFoundError:
+            return None
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """Return so many bytes from an offset on."""
+        import obstore
+
+        if size <= 0:
+            return b""
+        with self._guard():
+            return obstore.get_range(self._store, name, start=offset, length=size).to_bytes()
+
+    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+        """Make a file, unless it is there already, and return its size."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        length = _length(source)
+        part_bytes = max(PART_BYTES, length // PARTS_MAX + 1)
+        size = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in checked(digest, source):
+                size += len(chunk)
+                yield chunk
+
+        chunks = counted()
+        with self._guard():
+            if 0 <= length <= part_bytes:
+                data = b"".join(chunks)
+                with contextlib.suppress(AlreadyExistsError):
+                    obstore.put(self._store, name, data, mode="create", use_multipart=False)
+                return size
+            with contextlib.suppress(AlreadyExistsError):
+                obstore.put(
+                    self._store,
+                    name,
+                    chunks,
+                    mode="create",
+                    use_multipart=True,
+                    chunk_size=part_bytes,
+                    max_concurrency=IN_FLIGHT,
+                )
+            for _ in chunks:
+                pass  # what was there already may have been told before all was read
+        return size
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete these files."""
+        import obstore
+
+        asked = list(names)
+        if asked:
+            with self._guard():
+                obstore.delete(self._store, asked)
+
+    def close(self) -> None:
+        """Do nothing: obstore ends its connections itself."""
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Raise what obstore raises as the error that it is."""
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+        try:
+            yield
+        except CmfError:
+            raise
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket() from error
+            raise NotFoundError(f"{self.url} does not hold what was asked for.", kind="remote") from error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise DeniedError(
+                f"{self.url} refuses us: {_first_line(error)}",
+                hint="Credentials come from the environment (AWS_ACCESS_KEY_ID, …), never from the URL.",
+                kind="remote",
+            ) from error
+        except (BaseError, ValueError) as error:
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket() from error
+            if "169.254.169.254" in str(error):
+                raise DeniedError(
+                    f"There are no credentials for {self.url}.",
+                    hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+                    kind="remote",
+                ) from error
+            raise UnreachableError(
+                f"{self.url} cannot be reached: {_first_line(error)}",
+                hint="Nothing is lost: run the command again when it can be.",
+                kind="remote",
+            ) from error
+
+    def _no_bucket(self) -> NotFoundError:
+        return NotFoundError(f"There is no bucket at {self.url}.", hint="Make it first.", kind="remote")
+
+
+def _length(source: BinaryIO | bytes) -> int:
+    """Return how many bytes a source has; -1 if it cannot say."""
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        at = source.tell()
+        end = source.seek(0, 2)
+        source.seek(at)
+    except (OSError, AttributeError):
+        return -1
+    return end - at
+
+
+def _first_line(error: Exception) -> str:
+    """Return the sentence of an error that is for people; what follows is obstore's own structure."""
+    return str(error).partition("\n")[0][:300].rstrip(" .:") + "."

@@ -1,0 +1,143 @@
+"""A folder as a place for objects: on another disk, or on a file system that several machines share.
+
+Every file is written under a temporary name in ``tmp/``, synced, and gets its name by a hard link, which no two writers
+can both make. Nothing is locked: so it works on NFS as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from cmf.errors import UnreachableError
+from cmf.model import digest as digests
+from cmf.objects import mismatched
+from cmf.objects.bucket import checked
+from cmf.objects.draft import Draft
+from cmf.objects.pack import sync_path
+from cmf.objects.source import Source, changing, disk_error, read_error
+
+TEMPORARY = "tmp"
+
+
+class FolderBucket:
+    """A `Bucket` in a folder, which the first `write` makes, in a folder that exists."""
+
+    def __init__(self, folder: str) -> None:
+        self.url = folder
+        self._root = folder
+
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield the name and size of each file below a prefix."""
+        waiting = [prefix.rstrip("/")]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with os.scandir(f"{self._root}/{folder}") as found:
+                    for entry in found:
+                        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                            if entry.is_dir(follow_symlinks=False):
+                                waiting.append(f"{folder}/{entry.name}")
+                            elif entry.is_file(follow_symlinks=False):
+                                yield f"{folder}/{entry.name}", entry.stat().st_size
+            except FileNotFoundError:
+                self._check_there()
+            except OSError as error:
+                raise read_error(error, f"{self._root}/{folder}") from error
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the sizes of those of these files that are there."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = os.stat(f"{self._root}/{name}").st_size
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise read_error(error, f"{self._root}/{name}") from error
+        if not found:
+            self._check_there()
+        return found
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """Return so many bytes from an offset on."""
+        path = f"{self._root}/{name}"
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise read_error(error, path) from error
+
+    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+        """Make a file, unless it is there already, and return its size."""
+        path = f"{self._root}/{name}"
+        whole = None if isinstance(source, bytes) else Source.of(source)
+        self._make_room(name)
+        with self._draft() as draft:
+            if whole is not None:
+                with whole:
+                    size = _taken(draft, whole, digest)
+            else:
+                size = 0
+                for chunk in checked(digest, source):
+                    draft.write(chunk)
+                    size += len(chunk)
+            try:
+                draft.close(sync=True)
+                draft.publish(path)
+                sync_path(os.path.dirname(path))
+            except OSError as error:
+                raise disk_error(error, f"{path} cannot be written") from error
+        return size
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete these files."""
+        for name in names:
+            try:
+                os.unlink(f"{self._root}/{name}")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise disk_error(error, f"{self._root}/{name} cannot be deleted") from error
+
+    def close(self) -> None:
+        """Do nothing: a folder has no connection."""
+
+    def _draft(self) -> Draft:
+        # The host's name too: machines that share a folder have the same process ids.
+        path = f"{self._root}/{TEMPORARY}/{socket.gethostname()}-{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            return Draft(path)
+        except OSError as error:
+            raise disk_error(error, f"{self._root} cannot be written") from error
+
+    def _make_room(self, name: str) -> None:
+        self._check_there()
+        folder = os.path.dirname(f"{self._root}/{name}")
+        try:
+            for path in (f"{self._root}/{TEMPORARY}", folder):
+                if not os.path.isdir(path):
+                    os.makedirs(path, exist_ok=True)
+                    sync_path(os.path.dirname(path))
+        except OSError as error:
+            raise disk_error(error, f"{self._root} cannot be written") from error
+
+    def _check_there(self) -> None:
+        """Refuse a folder whose parent is gone: a disk that isn't mounted must not look like an empty place."""
+        if not os.path.isdir(self._root) and not os.path.isdir(os.path.dirname(self._root)):
+            raise UnreachableError(
+                f"There is no folder {self._root}.", hint="Mount its disk, then run it again.", kind="remote"
+            )
+
+
+def _taken(draft: Draft, source: Source, digest: str) -> int:
+    """Copy a file, hashed on the way."""
+    raw = draft.take(source)
+    if raw is None:
+        raise changing(source.path)
+    if digests.FILE + raw.hex() != digest:
+        raise mismatched(digest, digests.FILE + raw.hex())
+    return source.size

@@ -1,0 +1,118 @@
+"""Remotes that hold only data, as a person uses them: a folder, and a bucket of a real S3 server."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import buckets
+from tests.commands import cmf, script
+from tests.hubs import running
+
+pytestmark = pytest.mark.xdist_group("s3")
+RECORD = """
+from pathlib import Path
+import cmf
+Path("images").mkdir(exist_ok=True)
+for n in range(30):
+    Path("images", f"{n}.txt").write_text(f"image {n} " * 50)
+Path("model.bin").write_bytes(bytes(range(256)) * 20_000)
+with cmf.run("lab/train", name="first") as run:
+    run.input("images", name="images")
+    run.output("model.bin", name="model", type="model")
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with buckets.running() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a remote's address that every site reaches."""
+    if request.param == "folder":
+        return str(tmp_path / "disk")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("server"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", buckets.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", buckets.SECRET)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return f"s3://{buckets.NAME}/{tmp_path.name}"
+
+
+def site(folder: Path, place: str, hub: str) -> Path:
+    folder.mkdir()
+    cmf(folder, "init", "--site", folder.name)
+    cmf(folder, "remote", "add", "origin", hub)
+    cmf(folder, "remote", "add", "disk", place)
+    return folder
+
+
+def test_data_goes_to_a_place_and_comes_back_at_another_site(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        lab, edge = site(tmp_path / "lab", place, hub.url), site(tmp_path / "edge", place, hub.url)
+        script(lab, RECORD)
+        cmf(lab, "push", "origin")
+        assert "Would push 0 records" in (said := cmf(lab, "push", "disk", "--dry-run").out), said
+        assert "32 objects" in cmf(lab, "push", "disk").out
+        assert cmf(lab, "push", "disk").out == "Nothing new.\n"
+        cmf(edge, "pull", "origin")
+    # The hub is gone: what it did not hold, the place does.
+    assert "objects" in cmf(edge, "pull", "disk").out
+    cmf(edge, "get", "model", "copy.bin", "--remote", "disk")
+    assert (edge / "copy.bin").read_bytes() == (lab / "model.bin").read_bytes()
+    cmf(edge, "get", "images", "pictures", "--remote", "disk")
+    assert (edge / "pictures" / "7.txt").read_text() == "image 7 " * 50
+    assert place in cmf(edge, "doctor", code=None).out
+
+
+def test_what_only_a_place_holds_is_fetched_by_name(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        lab, edge = site(tmp_path / "lab", place, hub.url), site(tmp_path / "edge", place, hub.url)
+        script(lab, RECORD)
+        cmf(lab, "push", "disk")
+        cmf(lab, "push", "origin")
+        cmf(edge, "pull", "origin")
+        cmf(edge, "get", "model", "copy.bin")  # over 1 MiB: the hub was not sent it
+    assert (edge / "copy.bin").stat().st_size == 256 * 20_000
+
+
+def test_a_damaged_object_of_a_place_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        lab, edge = (site(tmp_path / name, str(tmp_path / "disk"), hub.url) for name in ("lab", "edge"))
+        script(lab, RECORD)
+        cmf(lab, "push", "disk")
+        cmf(lab, "push", "origin")
+        cmf(edge, "pull", "origin")
+    (large,) = (path for path in (tmp_path / "disk" / "files").rglob("*") if path.is_file())
+    large.chmod(0o644)
+    with open(large, "r+b") as file:
+        file.seek(1000)
+        file.write(b"XXX")
+    refused = cmf(edge, "get", "model", "copy.bin", "--remote", "disk", code=None)
+    assert refused.code != 0
+    assert f"sha256:{large.parent.name}{large.name}" in refused.err
+    assert not (edge / "copy.bin").exists()
+
+
+def test_a_place_holds_no_records_and_no_credentials(tmp_path: Path) -> None:
+    cmf(tmp_path, "init")
+    said = cmf(tmp_path, "remote", "add", "bad", "s3://user:secret@bucket/x", code=2).err
+    assert "secret" not in said
+    assert "environment" in said
+    assert "no remote that cmf can use" in cmf(tmp_path, "remote", "add", "bad", "ftp://x/y", code=2).err
+    assert "There is no folder" in cmf(tmp_path, "remote", "add", "bad", "/no/such/parent", code=2).err
+    assert "takes no invite" in cmf(tmp_path, "remote", "add", "bad", str(tmp_path / "d"), "--invite", "x", code=2).err
+    cmf(tmp_path, "remote", "add", "disk", str(tmp_path / "d"))
+    assert "holds data" in cmf(tmp_path, "log", "--remote", "disk", code=2).err
+    assert "no lineage" in cmf(tmp_path, "pull", "disk", "--ancestors", "x", code=2).err
+    shutil.rmtree(tmp_path / "d", ignore_errors=True)
