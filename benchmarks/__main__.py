@@ -22,9 +22,9 @@ from benchmarks.workloads import data, lineage, native, record, series, start, s
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
 PEERS = {
-    "mlmd": ("ml-metadata", "1.17.1", ("start", "executions", "ancestors")),
-    "mlflow": ("mlflow", "3.17.2", ("start", "executions", "series")),
-    "trackio": ("trackio", "0.43.0", ("start", "executions", "series")),
+    "mlmd": ("ml-metadata", "1.17.1", ("start", "executions", "ancestors", "writers")),
+    "mlflow": ("mlflow", "3.17.2", ("start", "executions", "series", "writers", "mass")),
+    "trackio": ("trackio", "0.43.0", ("start", "executions", "series", "writers", "mass")),
 }
 
 
@@ -79,6 +79,7 @@ def peers(*, tiny: bool) -> dict[str, Any]:
         ("start", start.start),
         ("executions", record.executions_only),
         ("series", record.steps_only),
+        ("writers, mass", record.writers_and_mass),
         ("ancestors", lineage.measure),
     )
     for label, work_of_ours in ours:

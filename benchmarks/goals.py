@@ -66,6 +66,10 @@ GOALS = (
 PEER_GOALS = (
     Goal("peer_steps", "W3", "10,000 steps × 3 metrics of one run, one call a step, until kept", "ms", 0),
     Goal("peer_read", "W3", "one series of these read back", "ms", 0),
+    Goal("peer_writers", "W11", "8 processes at once, each 100 metrics one by one, until all are kept", "ms", 0),
+    Goal("peer_mass", "W12", "10^5 points of one name in one run, until kept", "ms", 0),
+    Goal("peer_mass_bytes", "W12", "what is stored of them, beside a run without", "bytes/point", 0),
+    Goal("peer_chart", "W12", "what a chart of them is drawn from, read the first time", "ms", 0),
 )
 """What is measured beside peers alone, since they would take minutes for our own sizes. Without a goal."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -118,6 +119,40 @@ def starts(python: Path, statement: str, folder: Path, repeats: int) -> tuple[li
         resident = [int(run((python, "-c", text + RESIDENT), folder)) for text in ("pass", statement)]
         sizes.append((resident[1] - resident[0]) / 1024)
     return times, sizes
+
+
+def at_once(writer: Callable[..., None], count: int, *arguments: object) -> float:
+    """Let processes write at once; return the ms from the first that begins to the last that has it kept.
+
+    Each calls ``writer(rank, *arguments, go)``, which makes ready, calls ``go()``, writes, and returns.
+    """
+    context = multiprocessing.get_context("spawn")
+    gate, times = context.Barrier(count), context.Queue()
+    children = [context.Process(target=_at_the_gate, args=(writer, n, arguments, gate, times)) for n in range(count)]
+    for child in children:
+        child.start()
+    found = [times.get(timeout=SECONDS_MAX) for _ in children]
+    for child in children:
+        child.join()
+    if any(child.exitcode for child in children):
+        raise RuntimeError("A writer failed.")
+    return float(1000 * (max(end for _, end in found) - min(begin for begin, _ in found)))
+
+
+def _at_the_gate(writer: Callable[..., None], rank: int, arguments: tuple[object, ...], gate: Any, times: Any) -> None:
+    begun: list[float] = []
+
+    def go() -> None:
+        gate.wait(SECONDS_MAX)
+        begun.append(time.monotonic())
+
+    writer(rank, *arguments, go)
+    times.put((begun[0], time.monotonic()))
+
+
+def held(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def serve_parts(arguments: list[str], parts: Mapping[str, Callable[..., object]]) -> None:

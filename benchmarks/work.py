@@ -40,6 +40,9 @@ class Sizes:
     loop_slow: int
     loop_fast: int
     peer_steps: int
+    peer_writers: int
+    peer_records: int
+    peer_points: int
 
 
 FULL = Sizes(
@@ -66,6 +69,9 @@ FULL = Sizes(
     loop_slow=5_000,
     loop_fast=200_000,
     peer_steps=10_000,
+    peer_writers=8,
+    peer_records=100,
+    peer_points=100_000,
 )
 TINY = Sizes(
     starts=2,
@@ -91,6 +97,9 @@ TINY = Sizes(
     loop_slow=20,
     loop_fast=500,
     peer_steps=50,
+    peer_writers=2,
+    peer_records=5,
+    peer_points=100,
 )
 FAN_IN = (0, 7, 31)
 """Which artifacts of the layer before an execution reads, counted from its own place on."""

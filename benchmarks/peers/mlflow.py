@@ -1,11 +1,13 @@
-"""W1, W2 and W3 with MLflow on its SQLite store. It copies files and hashes none; it has no lineage to ask for (W7)."""
+"""W1, W2, W3, W11 and W12 with MLflow on its SQLite store. It copies files and hashes none; it has no lineage (W7)."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import processes, work
 
@@ -74,5 +76,65 @@ def series(*, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
+def _write(rank: int, count: int, store: str, experiment: str, go: Callable[[], None]) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(store)
+    mlflow.set_experiment(experiment_id=experiment)
+    with mlflow.start_run(run_name=f"writer-{rank}"):
+        go()
+        for number in range(count):
+            mlflow.log_metric(f"metric{number}", number)
+
+
+def writers(*, tiny: bool) -> dict[str, list[float]]:
+    """Let several processes log at once, each a run of its own, until all is kept."""
+    import mlflow
+
+    size = work.sizes(tiny=tiny)
+    store, experiment = _fresh(mlflow)
+    taken = processes.at_once(_write, size.peer_writers, size.peer_records, store, experiment)
+    kept = sum(len(run.data.metrics) for run in mlflow.search_runs([experiment], output_format="list"))
+    if kept != size.peer_writers * size.peer_records:
+        raise RuntimeError(f"Only {kept} metrics were recorded.")
+    return {"peer_writers": [taken]}
+
+
+def mass(*, tiny: bool) -> dict[str, list[float]]:
+    """Log many points of one name in batches; return how long, how large, and how long a chart takes to read."""
+    import mlflow
+
+    values = [row["loss"] for row in work.rows(work.sizes(tiny=tiny).peer_points)]
+    _fresh(mlflow)
+    client = mlflow.MlflowClient()
+    with mlflow.start_run():
+        mlflow.log_metric("loss", 1.0)
+    before = Path("store.db").stat().st_size
+    with mlflow.start_run() as run:
+        points = [mlflow.entities.Metric("loss", value, step, step) for step, value in enumerate(values)]
+        started = time.perf_counter()
+        for at in range(0, len(points), 1000):
+            client.log_batch(run.info.run_id, metrics=points[at : at + 1000])
+        taken = time.perf_counter() - started
+    size = (Path("store.db").stat().st_size - before) / len(values)
+    started = time.perf_counter()
+    found = [point.value for point in client.get_metric_history(run.info.run_id, "loss")]
+    read = time.perf_counter() - started
+    if sorted(found) != sorted(values):
+        raise RuntimeError("The series came back other than it was logged.")
+    return {"peer_mass": [1000 * taken], "peer_mass_bytes": [size], "peer_chart": [1000 * read]}
+
+
+def _fresh(mlflow: Any) -> tuple[str, str]:
+    """Make a store here; return its address, and the experiment that runs go to."""
+    here = Path.cwd()
+    store = f"sqlite:///{here / 'store.db'}"
+    mlflow.set_tracking_uri(store)
+    experiment = mlflow.create_experiment("bench", artifact_location=(here / "kept").as_uri())
+    mlflow.set_experiment(experiment_id=experiment)
+    return store, experiment
+
+
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"start": start, "executions": executions, "series": series})
+    parts = {"start": start, "executions": executions, "series": series, "writers": writers, "mass": mass}
+    processes.serve_parts(sys.argv, parts)

@@ -1,10 +1,11 @@
-"""W1, W2 and W7 with ML Metadata on its SQLite store. It keeps metadata only: the files are hashed here, by us."""
+"""W1, W2, W7 and W11 with ML Metadata on its SQLite store. It keeps metadata only: the files are hashed here, by us."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from benchmarks import processes, work
 
 
 class Store:
-    """A fresh store with one type of artifact, of execution and of context."""
+    """A store with one type of artifact, of execution and of context; the one that is there unless ``fresh``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool = True) -> None:
         from ml_metadata.metadata_store import metadata_store  # type: ignore[import-not-found]  # only in its own venv
         from ml_metadata.proto import metadata_store_pb2  # type: ignore[import-not-found]  # as above
 
@@ -26,7 +27,10 @@ class Store:
         self.execution_type = self.db.put_execution_type(self.pb.ExecutionType(name="Run"))
         context_type = self.db.put_context_type(self.pb.ContextType(name="Stage"))
         self.context = self.pb.Context(type_id=context_type, name="bench/train")
-        (self.context.id,) = self.db.put_contexts([self.context])
+        if fresh:
+            (self.context.id,) = self.db.put_contexts([self.context])
+        else:
+            self.context = self.db.get_context_by_type_and_name("Stage", "bench/train")
 
     def artifact(self, name: str, uri: str, id_: int | None = None) -> Any:
         """Return an artifact, new unless it has an id."""
@@ -122,5 +126,24 @@ def _climb(store: Store, last: int) -> tuple[set[int], set[int]]:
     return executions, artifacts
 
 
+def _write(rank: int, count: int, go: Callable[[], None]) -> None:
+    store = Store(Path("store.db"), fresh=False)
+    go()
+    for number in range(count):
+        store.put([], [], {f"metric{rank}-{number}": number})
+
+
+def writers(*, tiny: bool) -> dict[str, list[float]]:
+    """Let several processes record at once, each metric in an execution, until all is kept."""
+    size = work.sizes(tiny=tiny)
+    store = Store(Path("store.db"))
+    taken = processes.at_once(_write, size.peer_writers, size.peer_records)
+    kept = len(store.db.get_executions())
+    if kept != size.peer_writers * size.peer_records:
+        raise RuntimeError(f"Only {kept} executions were recorded.")
+    return {"peer_writers": [taken]}
+
+
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"start": start, "executions": executions, "ancestors": ancestors})
+    parts = {"start": start, "executions": executions, "ancestors": ancestors, "writers": writers}
+    processes.serve_parts(sys.argv, parts)

@@ -1,10 +1,11 @@
-"""W1, W2 and W3 with Trackio on its SQLite store. It keeps no files here: metrics and parameters alone."""
+"""W1, W2, W3, W11 and W12 with Trackio on its SQLite store. It keeps no files here: metrics and parameters alone."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +78,51 @@ def series(*, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
+def _write(rank: int, count: int, go: Callable[[], None]) -> None:
+    trackio = _loaded()
+    trackio.init(project="bench", name=f"writer-{rank}", embed=False)
+    go()
+    for number in range(count):
+        trackio.log({f"metric{number}": number})
+    trackio.finish()
+
+
+def writers(*, tiny: bool) -> dict[str, list[float]]:
+    """Let several processes log at once, each a run of its own, until all is kept."""
+    size = work.sizes(tiny=tiny)
+    trackio = _loaded()
+    trackio.init(project="bench", name="warm", embed=False)
+    trackio.finish()
+    taken = processes.at_once(_write, size.peer_writers, size.peer_records)
+    kept = sum(len(_kept(f"writer-{rank}")) for rank in range(size.peer_writers))
+    if kept != size.peer_writers * size.peer_records:
+        raise RuntimeError(f"Only {kept} metrics were recorded.")
+    return {"peer_writers": [taken]}
+
+
+def mass(*, tiny: bool) -> dict[str, list[float]]:
+    """Log many points of one name; return how long, how large, and how long a chart takes to read."""
+    trackio = _loaded()
+    values = [row["loss"] for row in work.rows(work.sizes(tiny=tiny).peer_points)]
+    trackio.init(project="bench", name="warm", embed=False)
+    trackio.log({"loss": 1.0})
+    trackio.finish()
+    before = processes.held(Path("store"))
+    trackio.init(project="bench", name="mass", embed=False)
+    started = time.perf_counter()
+    for step, value in enumerate(values):
+        trackio.log({"loss": value}, step=step)
+    trackio.finish()
+    taken = time.perf_counter() - started
+    size = (processes.held(Path("store")) - before) / len(values)
+    started = time.perf_counter()
+    found = [row["loss"] for row in _kept("mass")]
+    read = time.perf_counter() - started
+    if found != values:
+        raise RuntimeError("The series came back other than it was logged.")
+    return {"peer_mass": [1000 * taken], "peer_mass_bytes": [size], "peer_chart": [1000 * read]}
+
+
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"start": start, "executions": executions, "series": series})
+    parts = {"start": start, "executions": executions, "series": series, "writers": writers, "mass": mass}
+    processes.serve_parts(sys.argv, parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from pathlib import Path
 
 from benchmarks import processes, work
@@ -25,6 +25,11 @@ def executions_only(*, tiny: bool) -> dict[str, list[float]]:
 def steps_only(*, tiny: bool) -> dict[str, list[float]]:
     """Return the figures of W3 at the size that peers do: one run, one name read back."""
     return _repeated("steps", tiny=tiny)
+
+
+def writers_and_mass(*, tiny: bool) -> dict[str, list[float]]:
+    """Return the figures of W11 and W12 at the sizes that peers do."""
+    return _repeated("writers", tiny=tiny) | _repeated("mass", tiny=tiny)
 
 
 def _repeated(name: str, *, tiny: bool) -> dict[str, list[float]]:
@@ -121,5 +126,56 @@ def series(*, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
+def _write(rank: int, count: int, go: Callable[[], None]) -> None:
+    import cmf
+
+    with cmf.run(f"bench/writer{rank}") as run:
+        go()
+        for number in range(count):
+            run.metrics({f"metric{number}": number})
+
+
+def writers(*, tiny: bool) -> dict[str, list[float]]:
+    """Let several processes log at once, each a run of its own, until all is durable."""
+    import cmf
+
+    size = work.sizes(tiny=tiny)
+    taken = processes.at_once(_write, size.peer_writers, size.peer_records)
+    with cmf.open() as repo:
+        kept = sum(len(view.metrics) for view in repo.executions())
+    if kept != size.peer_writers * size.peer_records:
+        raise RuntimeError(f"Only {kept} metrics were recorded.")
+    return {"peer_writers": [taken]}
+
+
+def mass(*, tiny: bool) -> dict[str, list[float]]:
+    """Log many points of one name; return how long, how large, and how long a chart takes to read."""
+    import cmf
+
+    values = [row["loss"] for row in work.rows(work.sizes(tiny=tiny).peer_points)]
+    with cmf.run("bench/warm") as run:
+        run.log({"loss": 1.0})
+    with cmf.open() as repo:
+        repo.collect(cut=True)
+    before = processes.held(Path(".cmf"))
+    with cmf.run("bench/mass") as run:
+        started = time.perf_counter()
+        for step, value in enumerate(values):
+            run.log({"loss": value}, step=step)
+        run.finish()
+        taken = time.perf_counter() - started
+    with cmf.open() as repo:
+        repo.collect(cut=True)
+        size = (processes.held(Path(".cmf")) - before) / len(values)
+        (view,) = (view for view in repo.executions() if view.scope == "bench/mass")
+        started = time.perf_counter()
+        chart = repo.series(view, "loss", points=1000)
+        read = time.perf_counter() - started
+    if len(chart) > 1000 or max(chart.values) != max(values) or min(chart.values) != min(values):
+        raise RuntimeError("The chart is not that of what was logged.")
+    return {"peer_mass": [1000 * taken], "peer_mass_bytes": [size], "peer_chart": [1000 * read]}
+
+
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"executions": executions, "series": series, "steps": steps})
+    parts = {"executions": executions, "series": series, "steps": steps, "writers": writers, "mass": mass}
+    processes.serve_parts(sys.argv, parts)
