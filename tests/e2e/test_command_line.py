@@ -199,7 +199,7 @@ MISTAKES = [
     (("push",), 3, "no remote 'origin'"),
     (("push", "nowhere"), 3, "no remote 'nowhere'"),
     (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "cannot be used together"),
-    (("remote", "add", "origin", "ftp://somewhere"), 2, "not a hub's address"),
+    (("remote", "add", "origin", "ftp://somewhere"), 2, "no remote that cmf can use"),
     (("remote", "remove", "origin"), 3, "no remote 'origin'"),
     (("init", "--site", "not a name"), 2, "not a site's name"),
     (("init", "no/such/folder"), 3, "There is no folder"),
