@@ -32,7 +32,8 @@ the run is finished, MLflow until the last call has returned, since each commits
 an object a point, Trackio all three metrics of every row, for it has no other way. ML Metadata has no step metrics.
 W11 and W12 are small here: at the sizes above, the others would take hours. In W11 each process of CMF, MLflow and
 Trackio writes a run of its own; with ML Metadata each metric is an execution's. In W12 MLflow takes points in batches
-of 1,000, its fastest way. A chart takes all points from MLflow and Trackio, and at most 1,000 that draw it from CMF."""
+of 1,000, its fastest way. A chart takes all points from MLflow and Trackio, and at most 1,000 that draw it from CMF.
+What is stored counts every file, the logs of databases too, which weigh on so few points."""
 
 
 def number(value: float) -> str:
@@ -97,7 +98,7 @@ def _peers(part: Mapping[str, Any]) -> list[str]:
     peers = [name for name in figures if name != "cmf"]
     rows = []
     shown = [goal for goal in GOALS if goal.id in PEER_IDS and goal.key not in ("import_time", "import_memory")]
-    for goal in sorted((*shown, *PEER_GOALS), key=lambda goal: goal.id):
+    for goal in sorted((*shown, *PEER_GOALS), key=lambda goal: int(goal.id[1:])):
         ours = figures["cmf"].get(goal.key)
         if not ours:
             continue
