@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
-from cmf import slicing, sync
+from cmf import moving, slicing
 from cmf.errors import NotFoundError, UnreachableError, UsageError
 from cmf.graph.index import Index, Target
 from cmf.model import digest as digests
@@ -97,7 +97,11 @@ def _artifact(target: Target, text: str) -> str:
 
 
 def bring(
-    objects: LocalObjects, holders: Holders, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
+    objects: LocalObjects,
+    holders: Holders,
+    named: Named,
+    moved: moving.Moved,
+    progress: moving.Progress = moving.nothing,
 ) -> Brought:
     """Make sure that the bytes of what was named are here, and return them; of a folder, only what was asked for.
 
@@ -123,7 +127,11 @@ def bring(
 
 
 def entries(
-    objects: LocalObjects, holders: Holders, named: Named, moved: sync.Moved, progress: sync.Progress = sync.nothing
+    objects: LocalObjects,
+    holders: Holders,
+    named: Named,
+    moved: moving.Moved,
+    progress: moving.Progress = moving.nothing,
 ) -> list[manifest.Entry]:
     """Return the files of a folder, whose manifest may come from a remote; errors as `bring`."""
     if not named.digest.startswith(digests.TREE):
@@ -171,8 +179,8 @@ def _fetch(
     holders: Holders,
     wanted: Sequence[str],
     named: Named,
-    moved: sync.Moved,
-    progress: sync.Progress,
+    moved: moving.Moved,
+    progress: moving.Progress,
 ) -> None:
     """Bring what lacks here from one remote after the other."""
     lacking = objects.absent(dict.fromkeys(wanted))
@@ -181,7 +189,7 @@ def _fetch(
     if lacking:
         for holder in holders():
             try:
-                sync.fetch(holder.objects(""), objects, lacking, moved, progress)
+                moving.fetch(holder.objects(""), objects, lacking, moved, progress)
             except UnreachableError as error:
                 silent = silent or error
             asked.append(holder.url)

@@ -17,6 +17,7 @@ import msgspec
 
 from cmf import (
     beside,
+    checking,
     collect,
     comparison,
     config,
@@ -24,13 +25,14 @@ from cmf import (
     importing,
     labelling,
     media,
+    moving,
     series,
     sync,
     tables,
-    transfer,
     witness,
 )
 from cmf.bundle import Bundle
+from cmf.checking import Reference, Verified
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, ranks, views
@@ -38,7 +40,7 @@ from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model.exchange import Sample
-from cmf.objects import ObjectStore, damaged, read
+from cmf.objects import ObjectStore, read
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
 from cmf.remote.data import DataRemote, is_data
@@ -67,23 +69,6 @@ class Status(msgspec.Struct, kw_only=True):
     drifted: list[Reference]
     pointers: list[beside.Pointed]
     remotes: dict[str, str]
-
-
-class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes that were recorded here and left where they are; ``state`` is ``same``, ``changed`` or ``gone``."""
-
-    path: str
-    artifact: str
-    state: str
-
-
-class Verified(msgspec.Struct, kw_only=True):
-    """What `verify` checked, and what it found wrong."""
-
-    segments: int = 0
-    objects: int = 0
-    object_bytes: int = 0
-    problems: list[transfer.Problem] = []
 
 
 class Repo:
@@ -190,11 +175,6 @@ class Repo:
         nodes = self.store.index.nodes([f"artifact:{each}" for each in named])
         return tables.artifacts(self.store.index.artifacts(list(nodes.values())).values())
 
-    def _views(self, texts: Sequence[str]) -> dict[str, views.Execution]:
-        nodes = self.store.index.nodes(texts)
-        found = self.store.index.executions(list(nodes.values()))
-        return {text: found[node] for text, node in nodes.items() if node in found}
-
     def lineage(
         self,
         text: str,
@@ -281,7 +261,7 @@ class Repo:
         both = [fetching.find(self.store.index, hubs, text) for text in (first, second)]
         return comparison.folders(
             *(
-                fetching.entries(self.objects, functools.partial(self._holders, ""), named, sync.Moved())
+                fetching.entries(self.objects, functools.partial(self._holders, ""), named, moving.Moved())
                 for named in both
             )
         )
@@ -318,7 +298,7 @@ class Repo:
         path: str | os.PathLike[str] | None = None,
         *,
         remote: str = "",
-        progress: sync.Progress = sync.nothing,
+        progress: moving.Progress = moving.nothing,
     ) -> Path:
         """Write an artifact, or part of a folder, to a path, and return that; bytes that lack here come from remotes.
 
@@ -326,14 +306,14 @@ class Repo:
         path is its name here if none is given. It appears whole, or not at all; other content there is never
         overwritten: that is a `ConflictError`. Only ``remote`` is asked, if one is named.
         """
-        brought = self._bring(artifact, remote, sync.Moved(), progress)
+        brought = self._bring(artifact, remote, moving.Moved(), progress)
         target = Path(path) if path is not None else Path.cwd() / fetching.own_name(brought)
         self.files.place(brought.digest, target, self.objects, executable=brought.executable)
         return target
 
     def cat(self, artifact: str, out: BinaryIO, *, remote: str = "") -> int:
         """Write the bytes of an artifact, or of one file of a folder, to a stream; return how many. See `get`."""
-        brought = self._bring(artifact, remote, sync.Moved(), sync.nothing)
+        brought = self._bring(artifact, remote, moving.Moved(), moving.nothing)
         if brought.digest.startswith(digests.TREE):
             raise UsageError(
                 f"{brought.name} is a folder.", hint=f"Name a file in it: {artifact}/FILE; 'cmf get' writes folders."
@@ -341,15 +321,15 @@ class Repo:
         return fetching.write(self.objects, brought.digest, out)
 
     def fetch(
-        self, artifacts: Sequence[str], *, remote: str = "", progress: sync.Progress = sync.nothing
-    ) -> sync.Moved:
+        self, artifacts: Sequence[str], *, remote: str = "", progress: moving.Progress = moving.nothing
+    ) -> moving.Moved:
         """Bring the bytes of artifacts, or of parts of folders, named as for `get`, into the objects here."""
-        moved = sync.Moved()
+        moved = moving.Moved()
         for artifact in artifacts:
             self._bring(artifact, remote, moved, progress)
         return moved
 
-    def _bring(self, text: str, remote: str, moved: sync.Moved, progress: sync.Progress) -> fetching.Brought:
+    def _bring(self, text: str, remote: str, moved: moving.Moved, progress: moving.Progress) -> fetching.Brought:
         self.collect()
         named = fetching.find(self.store.index, lambda: self._hubs(remote), text)
         before = moved.objects
@@ -357,7 +337,7 @@ class Repo:
             return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
         finally:
             if moved.objects > before:
-                sync.note_kept(self.store, self.objects)
+                moving.note_kept(self.store, self.objects)
 
     def _holders(self, remote: str) -> Iterator[fetching.Holder]:
         return (self.remote(name) for name in self._names(remote))
@@ -393,17 +373,17 @@ class Repo:
         *paths: str | os.PathLike[str],
         force: bool = False,
         remote: str = "",
-        progress: sync.Progress = sync.nothing,
+        progress: moving.Progress = moving.nothing,
     ) -> beside.CheckedOut:
         """Make the data be what its pointer files say; bytes that lack here come from remotes. See `cmf.beside`."""
 
         def bring(digest: str, name: str) -> fetching.Brought:
             named = fetching.Named(digest, name)
-            return fetching.bring(self.objects, lambda: self._holders(remote), named, sync.Moved(), progress)
+            return fetching.bring(self.objects, lambda: self._holders(remote), named, moving.Moved(), progress)
 
         done = beside.checkout(self.files, bring, paths, force=force)
         if done.written:
-            sync.note_kept(self.store, self.objects)
+            moving.note_kept(self.store, self.objects)
         return done
 
     def pointers(self) -> list[beside.Pointed]:
@@ -460,8 +440,8 @@ class Repo:
         scopes: Sequence[str] = (),
         since: str = "",
         data: bool = False,
-        progress: sync.Progress = sync.nothing,
-    ) -> sync.Moved:
+        progress: moving.Progress = moving.nothing,
+    ) -> moving.Moved:
         """Write what is here into a bundle, for a site that no network reaches.
 
         ``since``: a bundle that came from there; what its maker held is left out. See `cmf.sync.pack`.
@@ -474,7 +454,7 @@ class Repo:
                 held = theirs.holds
         return sync.pack(self.store, self.objects, Path(path), scopes=scopes, since=held, data=data, progress=progress)
 
-    def unpack(self, path: str | os.PathLike[str], *, progress: sync.Progress = sync.nothing) -> sync.Moved:
+    def unpack(self, path: str | os.PathLike[str], *, progress: moving.Progress = moving.nothing) -> moving.Moved:
         """Take in a bundle. See `cmf.sync.unpack`."""
         self.collect()
         return sync.unpack(self.store, self.objects, Path(path), progress=progress)
@@ -486,7 +466,7 @@ class Repo:
         revisions: Sequence[str] = (),
         pipeline: str = "",
         data: bool = False,
-        progress: sync.Progress = sync.nothing,
+        progress: moving.Progress = moving.nothing,
     ) -> importing.Imported:
         """Take in the history of a DVC repository. See `cmf.importing.from_dvc`."""
         self.collect()
@@ -515,12 +495,12 @@ class Repo:
         data: bool = False,
         relay: bool = False,
         dry: bool = False,
-        progress: sync.Progress = sync.nothing,
-    ) -> sync.Moved:
+        progress: moving.Progress = moving.nothing,
+    ) -> moving.Moved:
         """Send this site's records, and the objects that go with them, to a hub; to a remote of data its data."""
         there = self.remote(remote)
         if isinstance(there, DataRemote):
-            return sync.push_data(
+            return moving.push_data(
                 self.folder, self.store, self.objects, there.objects(), now(), dry=dry, progress=progress
             )
         return sync.push(
@@ -535,15 +515,16 @@ class Repo:
         ancestors: str = "",
         data: bool = False,
         dry: bool = False,
-        progress: sync.Progress = sync.nothing,
-    ) -> sync.Moved:
+        progress: moving.Progress = moving.nothing,
+    ) -> moving.Moved:
         """Bring records, and with ``data`` their bytes, from a hub; the data from a remote that holds only that."""
         self.collect()
         there = self.remote(remote)
         if isinstance(there, DataRemote):
             if ancestors:
                 raise UsageError(f"'{there.url}' holds data, and knows no lineage.", hint="Name a hub for that.")
-            return sync.pull_data(self.store, self.objects, there.objects(), scopes=scopes, dry=dry, progress=progress)
+            bytes_ = there.objects()
+            return moving.pull_data(self.store, self.objects, bytes_, scopes=scopes, dry=dry, progress=progress)
         return sync.pull(
             self.store, self.objects, there, scopes=scopes, ancestors=ancestors, data=data, dry=dry, progress=progress
         )
@@ -574,47 +555,17 @@ class Repo:
         )
 
     def references(self) -> list[Reference]:
-        """Return what became of the bytes that this site recorded and left where they are, by path.
-
-        Of each path what was recorded last counts. What the stat memory knows and has not changed is not read.
-        """
+        """Return what became of the bytes that this site recorded and left where they are, by path."""
         self.collect()
-        last = {use.path: use for use in self.store.index.references()}
-        known = self._views(sorted({use.execution for use in last.values()}))
-        own = [use for use in last.values() if use.execution in known and known[use.execution].site == self.site]
-        found = [
-            Reference(path=use.path, artifact=use.artifact, state=self.files.drift(use.path, use.artifact))
-            for use in sorted(own, key=lambda use: use.path)
-        ]
+        found = checking.references(self.store.index, self.files, self.site)
         with contextlib.suppress(CmfError):
             self.files.flush()  # so that the next look is quick
         return found
 
-    def verify(self, *, progress: sync.Progress = sync.nothing) -> Verified:
-        """Check every segment (form, chain, signature, records), object (its hash) and reference that is here."""
+    def verify(self, *, progress: moving.Progress = moving.nothing) -> Verified:
+        """Check every segment, object and reference that is here. See `cmf.checking.verify`."""
         self.collect()
-        found = Verified(problems=[])
-        for problem in transfer.verify(self.store):
-            found.segments += 1
-            progress("segments", 1)
-            if problem is not None:
-                found.problems.append(problem)
-        for digest in self.objects.damaged():
-            found.problems.append(transfer.Problem(f"object {digest}", damaged(digest).message))
-        for digest, size in self.objects.list():
-            found.objects += 1
-            found.object_bytes += size
-            progress("objects", 1)
-            try:
-                self.objects.check(digest)
-            except CmfError as error:
-                found.problems.append(transfer.Problem(f"object {digest}", error.message))
-        for reference in self.references():
-            progress("references", 1)
-            if reference.state != "same":
-                what = f"{reference.state} since it was recorded as {reference.artifact}, and no copy was kept"
-                found.problems.append(transfer.Problem(f"file {reference.path}", what))
-        return found
+        return checking.verify(self.store, self.objects, self.references(), progress)
 
 
 def now() -> collect.Clock:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cmf import collect, sync
+from cmf import collect, moving, sync
 from cmf.errors import UnreachableError
 from cmf.model import digest as digests
 from cmf.model import records as model
@@ -62,10 +62,10 @@ class Lab:
             said = model.Property(subject="scope", key=f"tag/{number}", value=value, t=number)
             self.store.add([(f"{pipeline}/stage{number % 2}", *model.salted(said, secret))])
 
-    def push(self) -> sync.Moved:
+    def push(self) -> moving.Moved:
         return sync.push(self.folder, self.store, self.objects, self.client(), CLOCK)
 
-    def pull(self, pipeline: str) -> sync.Moved:
+    def pull(self, pipeline: str) -> moving.Moved:
         return sync.pull(self.store, self.objects, self.client(), scopes=(f"{pipeline}/*",))
 
 

@@ -16,8 +16,8 @@ from cmf.errors import CorruptError, UsageError
 from cmf.worktree.uri import bare
 
 if TYPE_CHECKING:
+    from cmf.moving import Moved
     from cmf.repo import Repo
-    from cmf.sync import Moved
 
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say which records would move, and move nothing.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cmf import signing, sync, witness
+from cmf import moving, signing, sync, witness
 from cmf.errors import ConflictError, UsageError
 from cmf.hub.log import TILE_LEVELS, Log
 from cmf.model import log
@@ -105,7 +105,7 @@ class Site:
         outcomes = list(transfer(LocalPeer(self.store), self.client.peer, View(own=True)))
         assert [a.detail for a in outcomes if a.outcome == "refused"] == []
 
-    def pull(self, *scopes: str) -> sync.Moved:
+    def pull(self, *scopes: str) -> moving.Moved:
         return sync.pull(self.store, self.objects, self.client, scopes=scopes)
 
 

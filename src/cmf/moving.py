@@ -1,0 +1,227 @@
+"""Bytes between the objects here and a remote: what is named, what lacks, what was moved.
+
+Knows no segment. Remembers nothing: a rerun is the resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from cmf import collect
+from cmf.errors import CmfError, NotFoundError, UsageError
+from cmf.graph import views
+from cmf.model import digest as digests
+from cmf.model import encoding, wire
+from cmf.model.exchange import Admission, View
+from cmf.objects import RemoteStore, manifest, read
+from cmf.objects.local import LocalObjects
+from cmf.store.sql import SqlStore
+
+
+class Moved(msgspec.Struct):
+    """What a push or a pull did. Sizes in bytes."""
+
+    segments: int = 0
+    records: int = 0
+    known: int = 0
+    refused: list[Admission] = []
+    objects: int = 0
+    object_bytes: int = 0
+    stayed: int = 0
+    stayed_bytes: int = 0
+    scopes: list[str] = []
+    warnings: list[str] = []
+
+
+Progress = Callable[[str, int], None]
+"""Called with what is being moved and how many more of it were."""
+
+
+def nothing(what: str, count: int) -> None:
+    """Show no progress."""
+
+
+def push_data(
+    folder: Path,
+    store: SqlStore,
+    objects: LocalObjects,
+    remote: RemoteStore,
+    clock: collect.Clock,
+    *,
+    dry: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Send the bytes of every artifact of this site's scopes to a remote that holds only bytes.
+
+    What is there already is not sent. ``dry``: say how many objects would go, and send nothing.
+    """
+    collect.collect(folder, store, objects, clock)
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    own = sorted({*scopes_of(store, View(own=True)), *store.pending_scopes()})
+    asked = list(dict.fromkeys(d for found in store.index.artifacts_by_scope(own).values() for d in found))
+    if dry:
+        lacking = remote.absent(digests.object_of(digest) for digest in asked)
+        there = [digest for digest in lacking if not objects.absent([digest])]
+        moved.objects, moved.object_bytes = len(there), sum(objects.size(digest) for digest in there)
+        return moved
+    send(remote, objects, asked, moved, progress)
+    return moved
+
+
+def pull_data(
+    store: SqlStore,
+    objects: LocalObjects,
+    remote: RemoteStore,
+    *,
+    scopes: Sequence[str] = (),
+    dry: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Bring the bytes of the artifacts of some scopes, as known here, from a remote that holds only bytes."""
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    wanted = bytes_of(store, store.index.execution_nodes(View(scopes=tuple(scopes))))
+    if dry:
+        moved.objects = len(objects.absent(dict.fromkeys(digests.object_of(digest) for digest in wanted)))
+        return moved
+    fetch(remote, objects, wanted, moved, progress)
+    note_kept(store, objects)
+    return moved
+
+
+def needed(view: views.Execution) -> list[str]:
+    """Return the digests of what an execution names: inputs, outputs, environment, code, and how it failed."""
+    found = [use.artifact for use in (*view.inputs, *view.outputs)]
+    found += [view.environment] if view.environment else []
+    found += encoding.objects_in([view.code, view.error, view.params, view.terminal])
+    return list(dict.fromkeys(found))
+
+
+def send(
+    remote: RemoteStore,
+    objects: LocalObjects,
+    asked: Sequence[str],
+    moved: Moved,
+    progress: Progress,
+    *,
+    lacking: bool = False,
+) -> None:
+    """Send objects that the hub lacks under a scope; a folder's files before its manifest.
+
+    ``lacking``: the hub has said that it lacks these, so only a folder's files are asked about.
+    """
+    files: dict[str, None] = {}
+    folders: dict[str, None] = {}
+    members: dict[str, None] = {}
+    for digest in asked:
+        (folders if digest.startswith(digests.TREE) else files)[digests.object_of(digest)] = None
+    for folder in folders:
+        try:
+            entries = manifest.decode(read(objects, folder))
+        except NotFoundError:
+            continue
+        members.update((entry.digest, None) for entry in entries if entry.digest not in files)
+    sure = {*files, *folders} if lacking else set()
+    absent = sure.union(remote.absent([digest for digest in {**files, **members, **folders} if digest not in sure]))
+    for group in ({**files, **members}, folders):
+        wanted = [digest for digest in group if digest in absent]
+        small = _small(remote, objects, wanted, moved, progress, folder=group is folders)
+        for sent, refused in remote.put_all(small):
+            _note_sent(moved, len(sent.data), refused, progress)
+
+
+def _small(
+    remote: RemoteStore,
+    objects: LocalObjects,
+    wanted: Iterable[str],
+    moved: Moved,
+    progress: Progress,
+    *,
+    folder: bool,
+) -> Iterator[wire.Small]:
+    """Yield the small ones of some objects that are here; send the large ones on the way."""
+    for digest in wanted:
+        try:
+            if objects.size(digest) <= wire.SMALL_BYTES:
+                yield wire.Small(digest, read(objects, digest), folder)
+                continue
+            with objects.open(digest) as source:
+                _note_sent(moved, remote.put(digest, source, folder=folder), None, progress)
+        except NotFoundError:
+            moved.stayed += 1
+        except UsageError as error:
+            _note_sent(moved, 0, error, progress)
+
+
+def _note_sent(moved: Moved, size: int, refused: CmfError | None, progress: Progress) -> None:
+    if refused is None:
+        moved.objects += 1
+        moved.object_bytes += size
+        progress("objects", 1)
+    elif refused.kind == "members":
+        moved.stayed += 1  # a file of the folder stayed, so the folder does too
+    else:
+        raise refused
+
+
+def fetch(remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress) -> None:
+    """Fetch the objects that are not here yet: files and manifests, then the files of every folder's manifest.
+
+    What the remote does not hold, or lets nobody read, is counted as ``stayed``.
+    """
+    _fetch_files(remote, objects, [digests.object_of(digest) for digest in asked], moved, progress)
+    members: list[str] = []
+    for digest in dict.fromkeys(asked):
+        if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
+            members += [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
+    _fetch_files(remote, objects, members, moved, progress)
+
+
+def _fetch_files(
+    remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], moved: Moved, progress: Progress
+) -> None:
+    """Fetch the small ones a page at a time, each page durable before the next; then the large ones."""
+    lacking = dict.fromkeys(objects.absent(dict.fromkeys(asked)))
+    large = []
+    for page in remote.get_all(lacking):
+        for small in page:
+            if small.large:
+                large.append(small.digest)
+                continue
+            size = objects.put(small.digest, small.data, durable=False)
+            lacking.pop(small.digest, None)
+            moved.objects += 1
+            moved.object_bytes += size
+            progress("objects", 1)
+        objects.flush()
+    for digest in large:
+        with contextlib.suppress(NotFoundError), remote.open(digest) as source:
+            size = objects.put(digest, source)
+            lacking.pop(digest, None)
+            moved.objects += 1
+            moved.object_bytes += size
+            progress("objects", 1)
+    moved.stayed += len(lacking)
+
+
+def bytes_of(store: SqlStore, executions: Sequence[str]) -> list[str]:
+    """Return every artifact and object that some executions, named by their nodes, need."""
+    wanted: dict[str, None] = {}
+    for view in store.index.executions(list(store.index.nodes(executions).values())).values():
+        wanted.update(dict.fromkeys([*needed(view), *store.index.series_objects(view.node)]))
+    return list(wanted)
+
+
+def scopes_of(store: SqlStore, view: View) -> list[str]:
+    """Return the scopes of the streams of a view."""
+    return sorted({stream["scope"] for stream in store.streams() if stream["own"] >= view.own})
+
+
+def note_kept(store: SqlStore, objects: LocalObjects) -> None:
+    """Note in the store which of the objects that it waits for have come."""
+    promised = store.promised()
+    absent = set(objects.absent(sorted({digests.object_of(digest) for digest, _ in promised})))
+    store.kept([(digest, scope) for digest, scope in promised if digests.object_of(digest) not in absent])
