@@ -29,6 +29,7 @@ from cmf import (
     series,
     sync,
     tables,
+    whereabouts,
     witness,
 )
 from cmf.bundle import Bundle
@@ -40,7 +41,7 @@ from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model.exchange import Sample
-from cmf.objects import ObjectStore, read
+from cmf.objects import ObjectStore, RemoteStore, read
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
 from cmf.remote.data import DataRemote, is_data
@@ -168,6 +169,16 @@ class Repo:
         if not found:
             raise NotFoundError(f"There is no artifact {digest} here.", hint="'cmf pull' brings what others have.")
         return next(iter(found.values()))
+
+    def whereabouts(self, digest: str) -> whereabouts.Whereabouts:
+        """Return which places hold an artifact's bytes, by its digest, and when that was last seen. Asks nobody."""
+        return whereabouts.of(
+            self.store.whereabouts,
+            self.objects,
+            digest,
+            remotes={name: remote.url for name, remote in self.config.remotes.items()},
+            sites=whereabouts.sites(self.store.index, self.artifact(digest).uses, but=self.site),
+        )
 
     def label_files(self, digest: str) -> Results[views.Artifact]:
         """Return the artifacts that hold a data set's labels, as its events say; errors as `artifact`."""
@@ -417,8 +428,12 @@ class Repo:
             )
         url = remotes[name].url if name in remotes else name
         if is_data(url):
-            return DataRemote(url, {"endpoint": self.environment.endpoint} if self.environment.endpoint else {})
-        return HubClient(url, state_home=self.environment.state_home, keys=self.folder / "keys")
+            options = {"endpoint": self.environment.endpoint} if self.environment.endpoint else {}
+            return DataRemote(url, options, watch=self._watch)
+        return HubClient(url, state_home=self.environment.state_home, keys=self.folder / "keys", watch=self._watch)
+
+    def _watch(self, objects: RemoteStore, url: str, scope: str) -> RemoteStore:
+        return whereabouts.Watched(objects, self.store.whereabouts, url, part=scope != "")
 
     def set_remote(self, name: str, url: str | None) -> None:
         """Add or replace a remote; None removes it."""

@@ -6,6 +6,7 @@ import pytest
 from cmf.errors import UnreachableError
 from cmf.store.dialect import Dialect
 from cmf.store.postgres import Postgres
+from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from tests import databases
 from tests.contract.dialect_suite import DialectSuite, Make
@@ -43,6 +44,20 @@ class TestPostgres(DialectSuite):
             assert connection.execute("SELECT value FROM meta WHERE key = ?", ("a",)).fetchall() == [("b",)]
         first.close()
         second.close()
+
+    def test_a_database_of_the_version_before_gets_what_is_new(self, database: str) -> None:
+        name = databases.fresh()
+        older = Postgres(database, within=name)
+        with older.write() as connection:
+            connection.execute("DROP TABLE whereabouts")
+            connection.execute("UPDATE turn SET version = 2")
+        older.close()
+        for _ in range(2):
+            newer = Postgres(database, within=name)
+            digest = "sha256:" + "0" * 64
+            SqlStore(newer).whereabouts.saw("disk", [digest], now=1)
+            assert SqlStore(newer).whereabouts.of([digest])
+            newer.close()
 
     def test_a_database_that_is_not_there_is_unreachable_and_its_password_is_not_shown(self) -> None:
         with pytest.raises(UnreachableError) as caught:

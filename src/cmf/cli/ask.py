@@ -105,7 +105,7 @@ def show(
     NAME is an id or its first digits, an artifact's name, NAME@LABEL, PIPELINE:NAME, a path or a digest.
     """
     from cmf import repo
-    from cmf.cli import render, showing
+    from cmf.cli import render, showing, space
 
     if not series and (remote or merge or rank is not None):
         raise UsageError("--rank, --merge and --remote say of which series: give --series METRIC.")
@@ -134,10 +134,12 @@ def show(
         elif target.node.startswith("artifact:"):
             artifact = here.artifact(target.node.removeprefix("artifact:"))
             maker = here.execution(target.execution) if target.execution else None
+            places = here.whereabouts(artifact.digest)
             if as_json:
-                render.to_json({"artifact": artifact, "execution": brief(maker) if maker else None})
+                execution = brief(maker) if maker else None
+                render.to_json({"artifact": artifact, "execution": execution, "whereabouts": places})
             else:
-                showing.artifact(artifact, maker)
+                showing.artifact(artifact, maker, space.places(places))
         else:
             view = here.execution(name)
             names = here.series_names(view)

@@ -97,6 +97,15 @@ def moment(us: int | None) -> str:
         return f"{us} µs"
 
 
+def ago(us: int) -> str:
+    """Return how long ago a time in µs was, to the greatest unit."""
+    seconds = int(dt.datetime.now(dt.UTC).timestamp() - us / 1e6)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return "just now"
+
+
 def duration(seconds: float | None) -> str:
     """Return how long something took."""
     if seconds is None:

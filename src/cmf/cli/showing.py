@@ -202,8 +202,8 @@ def _code(view: views.Execution) -> str:
     return said
 
 
-def artifact(found: views.Artifact, maker: views.Execution | None) -> None:
-    """Write one artifact with every event about it."""
+def artifact(found: views.Artifact, maker: views.Execution | None, places: str) -> None:
+    """Write one artifact with every event about it; ``places`` says where its bytes are."""
     out = render.console()
     head = Text()
     head.append(found.name or "artifact", style="bold magenta").append(" · ")
@@ -216,6 +216,7 @@ def artifact(found: views.Artifact, maker: views.Execution | None) -> None:
     others = [name for name in found.names if name != found.name]
     if others:
         out.print(f"  [dim]{'also named':<12}[/dim]{escape(', '.join(others))}")
+    out.print(f"  [dim]{'bytes':<12}[/dim]{escape(places)}", soft_wrap=True)
     pointers = dict.fromkeys(
         f"{use.pointer['path']} @ {use.pointer.get('commit', '')[:12]}" for use in found.uses if use.pointer
     )

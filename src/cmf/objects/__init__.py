@@ -7,7 +7,7 @@ the object that holds its manifest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, Protocol, TypeAlias
 
 from cmf.errors import CmfError, CorruptError, UsageError
@@ -87,6 +87,10 @@ class RemoteStore(ObjectStore, Protocol):
     def get_all(self, asked: Iterable[str]) -> Iterator[Sequence[Small]]:
         """Yield objects, some at a time, unverified; large ones without their bytes; what isn't held is left out."""
         ...
+
+
+Watch: TypeAlias = Callable[[RemoteStore, str, str], RemoteStore]
+"""Puts something between a remote's objects and who uses them: takes them, the remote's address, and a scope or ""."""
 
 
 def read(store: ObjectStore, digest: str, bytes_max: int = READ_BYTES_MAX) -> bytes:

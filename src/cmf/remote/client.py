@@ -20,13 +20,12 @@ from cmf.graph.questions import AskLineage, LineageAnswer
 from cmf.model import digest as digests
 from cmf.model import wire
 from cmf.model.exchange import Head
-from cmf.objects import CHUNK_BYTES
+from cmf.objects import CHUNK_BYTES, RemoteStore, Watch
 from cmf.remote.local import own_token
 
 if TYPE_CHECKING:
     from cmf.remote.access import HubAccess
     from cmf.remote.index import HubIndex
-    from cmf.remote.objects import HubObjects
     from cmf.remote.peer import HubPeer
 
 CONNECT_SECONDS = 5.0
@@ -40,13 +39,14 @@ _Message = TypeVar("_Message")
 class HubClient:
     """A hub by its URL. The token is found by itself: one kept from joining, or that of our own hub on this machine."""
 
-    def __init__(self, url: str, *, state_home: Path, keys: Path) -> None:
+    def __init__(self, url: str, *, state_home: Path, keys: Path, watch: Watch | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"'{url}' is not a hub's address.", hint="Such as https://hub.example.org.")
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._kept = keys / "tokens" / urllib.parse.quote(self.url, safe="")
         self._state_home = state_home
+        self._watch = watch
         self._token: str | None = None
         self._pool = urllib3.PoolManager(
             num_pools=1,
@@ -103,11 +103,12 @@ class HubClient:
 
         return HubIndex(self)
 
-    def objects(self, scope: str) -> HubObjects:
-        """Return the hub's objects as they are granted under a scope."""
+    def objects(self, scope: str) -> RemoteStore:
+        """Return the hub's objects as they are granted under a scope; what may be read of all scopes, if that is ""."""
         from cmf.remote.objects import HubObjects
 
-        return HubObjects(self, scope)
+        found = HubObjects(self, scope)
+        return found if self._watch is None else self._watch(found, self.url, scope)
 
     def wanted(self, streams: Iterable[bytes], after: tuple[str, str] | None = None) -> wire.Held:
         """Return (digest, scope) of objects that the hub lacks in these streams' scopes: those behind ``after``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cmf.objects import RemoteStore
+from cmf.objects import RemoteStore, Watch
 from cmf.objects.bucket import Bucket
 from cmf.objects.folder import FolderBucket
 from cmf.objects.remote import RemoteObjects
@@ -20,9 +20,10 @@ def is_data(url: str) -> bool:
 class DataRemote:
     """A folder by its path, or a bucket by its URL. ``options``: settings of the cloud's client."""
 
-    def __init__(self, url: str, options: Mapping[str, str]) -> None:
+    def __init__(self, url: str, options: Mapping[str, str], *, watch: Watch | None = None) -> None:
         self.url = url
-        self._objects = RemoteObjects(_bucket(url, options))
+        found = RemoteObjects(_bucket(url, options))
+        self._objects: RemoteStore = found if watch is None else watch(found, url, "")
 
     def objects(self, _: str = "") -> RemoteStore:
         """Return its objects: of all scopes, since whoever may read the place may read them."""

@@ -166,7 +166,8 @@ class Postgres:
             if row is None:
                 connection.execute("INSERT INTO turn (taken, version) VALUES (0, %s)", (schema.VERSION,))
                 self.create(_Spelling(connection), schema.TRUTH + schema.DERIVED)
-            elif row[0] < schema.VERSION:  # only the derived tables differ, which `SqlStore` folds again
+            elif row[0] < schema.VERSION:  # the derived tables are folded again by `SqlStore`
+                self.create(_Spelling(connection), schema.steps_from(row[0]))
                 connection.execute("UPDATE turn SET version = %s", (schema.VERSION,))
             elif row[0] > schema.VERSION:
                 raise UnsupportedError(

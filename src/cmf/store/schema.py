@@ -7,11 +7,17 @@ tables name nodes by integers (table ``node``), which never leave the database. 
 
 from __future__ import annotations
 
-VERSION = 2
-"""The database's format. 2: an execution's parent is a column."""
+VERSION = 3
+"""The database's format. 2: an execution's parent is a column. 3: the table `whereabouts`."""
 
 DERIVED_VERSION = "3"
 """What `meta` says of the derived tables; those of another version are folded again from the truth."""
+
+_WHEREABOUTS = """CREATE TABLE whereabouts (
+        digest {blob} NOT NULL, place TEXT NOT NULL, checked INTEGER NOT NULL, PRIMARY KEY (digest, place)){compact}"""
+
+STEPS: dict[int, tuple[str, ...]] = {3: (_WHEREABOUTS,)}
+"""What brings the truth of a store of the version before to each version; what is derived is folded anew."""
 
 TRUTH = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL){compact}",
@@ -37,6 +43,7 @@ TRUTH = (
     "CREATE TABLE waiting (scope TEXT NOT NULL, id {blob} NOT NULL, PRIMARY KEY (scope, id)){compact}",
     "CREATE TABLE journal (name TEXT PRIMARY KEY, state TEXT NOT NULL){compact}",
     "CREATE TABLE promised (digest TEXT NOT NULL, scope TEXT NOT NULL, PRIMARY KEY (digest, scope)){compact}",
+    _WHEREABOUTS,
 )
 
 DERIVED = (
@@ -91,6 +98,12 @@ DERIVED = (
 DERIVED_TABLES = (
     "node", "birth", "execution", "artifact", "event", "link", "property", "register", "series", "carried",
 )  # fmt: skip
+
+
+def steps_from(version: int) -> list[str]:
+    """Return the statements that bring the truth of an older store to this version."""
+    return [statement for step in range(version + 1, VERSION + 1) for statement in STEPS.get(step, ())]
+
 
 NODES = {
     "birth": ("e",),

@@ -22,6 +22,7 @@ from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
 from cmf.store.index import EVERYTHING, SqlIndex
 from cmf.store.sealing import seal_scope
+from cmf.store.whereabouts import SqlWhereabouts
 
 FOLD_RECORDS = 50_000
 
@@ -51,6 +52,7 @@ class SqlStore:
         self._sql = dialect
         self._logged = logged
         self.index = SqlIndex(dialect)
+        self.whereabouts = SqlWhereabouts(dialect)
         if self.meta("derived") != schema.DERIVED_VERSION:
             self.rebuild()
 

@@ -168,7 +168,9 @@ class Sqlite:
             )
         if version == 0:
             self.create(connection, schema.TRUTH + schema.DERIVED)
-        if version < schema.VERSION:  # of an older store only the derived tables differ, which `SqlStore` folds again
+        elif version < schema.VERSION:  # the derived tables are folded again by `SqlStore`
+            self.create(connection, schema.steps_from(version))
+        if version < schema.VERSION:
             connection.execute(f"PRAGMA user_version = {schema.VERSION}")
 
 

@@ -21,9 +21,9 @@ from cmf.hub.service import Hub
 from cmf.model import digest as digests
 from cmf.model import wire
 from cmf.model.exchange import View
-from cmf.objects import manifest, read
+from cmf.objects import RemoteStore, manifest, read
 from cmf.objects.local import LocalObjects
-from cmf.remote import HubClient, HubObjects
+from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
 from tests.histories import Writer
 from tests.hubs import HubProcess, running
@@ -53,11 +53,11 @@ def framed(*objects: wire.Small) -> bytes:
     return b"".join(wire.frame(wire.OBJECT, wire.from_small(found)) for found in objects)
 
 
-def sent(store: HubObjects, *objects: wire.Small) -> list[CmfError | None]:
+def sent(store: RemoteStore, *objects: wire.Small) -> list[CmfError | None]:
     return [refused for _, refused in store.put_all(objects)]
 
 
-def pages(store: HubObjects, *asked: bytes) -> list[list[wire.Small]]:
+def pages(store: RemoteStore, *asked: bytes) -> list[list[wire.Small]]:
     return [list(page) for page in store.get_all([digests.file_digest(data) for data in asked])]
 
 

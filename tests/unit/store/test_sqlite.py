@@ -161,6 +161,7 @@ def test_a_store_of_an_older_format_is_folded_again_from_its_truth(path: Path) -
     connection = sqlite3.connect(path)
     connection.execute("DROP INDEX execution_parent")
     connection.execute("ALTER TABLE execution DROP COLUMN parent")
+    connection.execute("DROP TABLE whereabouts")
     connection.execute("DELETE FROM meta WHERE key = 'derived'")
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
@@ -169,6 +170,24 @@ def test_a_store_of_an_older_format_is_folded_again_from_its_truth(path: Path) -
     assert store.dump() == before
     assert len(before["execution"]) == 1
     store.close()
+
+
+def test_a_store_of_the_version_before_keeps_its_truth_and_gets_what_is_new(path: Path) -> None:
+    store = SqlStore(Sqlite(path))
+    store.set_meta("a", "b")
+    store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE whereabouts")
+    connection.execute("PRAGMA user_version = 2")
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        store = SqlStore(Sqlite(path))
+        digest = "sha256:" + "0" * 64
+        store.whereabouts.saw("disk", [digest], now=1)
+        assert store.whereabouts.of([digest])
+        assert store.meta("a") == "b"
+        store.close()
 
 
 @contextlib.contextmanager
