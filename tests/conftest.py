@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.sshd import Sshd
+
 # A contract suite or a reference that tests import explains its assertions as the tests do.
 pytest.register_assert_rewrite(*(f"tests.{path.name}" for path in Path(__file__).parent.iterdir() if path.is_dir()))
 
@@ -24,7 +26,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 # What a person, a scheduler or an outer git may have set, and what CMF would read.
 FOREIGN_PREFIXES = (
-    *("CMF_", "GIT_", "KUBERNETES_", "PBS_", "SLURM_", "XDG_"),
+    *("CMF_", "GIT_", "KUBERNETES_", "PBS_", "SLURM_", "SSH_", "XDG_"),
     *("LOCAL_", "MASTER_", "MPI_", "OMPI_", "PMIX_", "PMI_", "RANK", "TORCHELASTIC_", "WORLD_"),
 )
 
@@ -85,3 +87,14 @@ def database() -> Iterator[str]:
 
     with databases.running() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[Sshd]:
+    """Run one sshd for all tests of a process; those that ask for it share an xdist group. CI requires it."""
+    from tests import sshd
+
+    if sshd.program() is None and not os.environ.get("CI"):
+        pytest.skip("needs sshd (apt install openssh-server)")
+    with sshd.running() as server:
+        yield server

@@ -1,4 +1,4 @@
-"""Remotes that hold only data, as a person uses them: a folder, and a bucket of a real S3 server."""
+"""Remotes that hold only data, as a person uses them: a folder, here or over ssh, and a bucket of a real S3 server."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 from tests import buckets
 from tests.commands import cmf, script
 from tests.hubs import running
+from tests.sshd import Sshd
 
 pytestmark = pytest.mark.xdist_group("s3")
 RECORD = """
@@ -30,11 +31,15 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["folder", "ssh", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a remote's address that every site reaches."""
     if request.param == "folder":
         return str(tmp_path / "disk")
+    if request.param == "ssh":
+        server: Sshd = request.getfixturevalue("sshd")
+        server.introduce(home)
+        return server.url(tmp_path / "disk")
     monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("server"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", buckets.KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", buckets.SECRET)
@@ -109,6 +114,14 @@ def test_a_place_holds_no_records_and_no_credentials(tmp_path: Path) -> None:
     said = cmf(tmp_path, "remote", "add", "bad", "s3://user:secret@bucket/x", code=2).err
     assert "secret" not in said
     assert "environment" in said
+    for secret in ("ssh://user:secret@host/x", "ssh://user:secret/@host/x", "ssh://user:@secret@host:22/x"):
+        said = cmf(tmp_path, "remote", "add", "bad", secret, code=2).err
+        assert "password is refused" in said
+        assert "secret" not in said
+        said = cmf(tmp_path, "push", secret, code=2).err
+        assert "secret" not in said
+    assert "names no folder" in cmf(tmp_path, "remote", "add", "bad", "ssh://host", code=2).err
+    assert "no address for ssh" in cmf(tmp_path, "remote", "add", "bad", "ssh://-oProxyCommand=x/y", code=2).err
     assert "no remote that cmf can use" in cmf(tmp_path, "remote", "add", "bad", "ftp://x/y", code=2).err
     assert "There is no folder" in cmf(tmp_path, "remote", "add", "bad", "/no/such/parent", code=2).err
     assert "takes no invite" in cmf(tmp_path, "remote", "add", "bad", str(tmp_path / "d"), "--invite", "x", code=2).err

@@ -13,7 +13,6 @@ from cmf.cli.ask import JSON, SCOPES
 from cmf.cli.opening import here as _here
 from cmf.cli.progress import counting
 from cmf.errors import CorruptError, UsageError
-from cmf.worktree.uri import bare
 
 if TYPE_CHECKING:
     from cmf.moving import Moved
@@ -36,8 +35,8 @@ def remote() -> None:
 def remote_add(name: str, url: str, invite: str, *, token: bool) -> None:
     """Add a hub by its URL, such as http://127.0.0.1:8899, and join it if a code is given.
 
-    A hub on this machine that you started yourself needs no code. A folder, by its path, or a bucket
-    (s3://NAME/PREFIX) is a remote that holds only data: 'cmf push NAME' copies it there.
+    A hub on this machine that you started yourself needs no code. A folder, by its path or as ssh://HOST/PATH, or a
+    bucket (s3://NAME/PREFIX) is a remote that holds only data: 'cmf push NAME' copies it there.
     """
     with _here() as here:
         _join(here, name, url, invite)
@@ -60,22 +59,19 @@ def _asked_for(what: str) -> str:
 def _join(here: Repo, name: str, url: str, invite: str) -> None:
     """Name a remote, and present the invite if there is one; nothing is named if that fails."""
     from cmf import collect
-    from cmf.remote.data import is_data
+    from cmf.remote.data import check, is_data
 
     if "://" not in url:
         url = os.path.abspath(os.path.expanduser(url))
         if not os.path.isdir(os.path.dirname(url)):
             raise UsageError(f"There is no folder {os.path.dirname(url)}.", hint="Make it, or mount its disk.")
-    if url != bare(url):
-        raise UsageError(
-            f"{bare(url)} was given with a user or a password.", hint="Credentials come from the environment."
-        )
+    check(url)
     if is_data(url) and invite:
         raise UsageError(f"{url} takes no invite: whoever may read it may read all that it holds.")
     if not is_data(url) and not url.startswith(("http://", "https://")):
         raise UsageError(
             f"'{url}' is no remote that cmf can use.",
-            hint="A hub starts with http:// or https://; data may be kept in a folder, or at s3://, gs:// or az://.",
+            hint="A hub starts with http:// or https://; data may be in a folder, or at ssh://, s3://, gs:// or az://.",
         )
     previous = here.config.remotes.get(name)
     here.set_remote(name, url)

@@ -1,6 +1,6 @@
 """The seam below a remote that holds only bytes: a flat set of named files, each written whole and never changed.
 
-A folder, a bucket of S3 and a folder at the other end of ssh are all no more than this. What the files are named and
+A folder, a bucket of S3 and a folder at the other end of ssh are no more than this. What the files are named and
 what is in them, `cmf.objects.remote` knows.
 """
 

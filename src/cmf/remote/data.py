@@ -1,15 +1,18 @@
-"""A remote that holds only bytes: a folder, on another disk or shared by machines, or a bucket of a cloud."""
+"""A remote that holds only bytes: a folder, here or on another machine, or a bucket of a cloud."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cmf.errors import UsageError
 from cmf.objects import RemoteStore, Watch
 from cmf.objects.bucket import Bucket
 from cmf.objects.folder import FolderBucket
 from cmf.objects.remote import RemoteObjects
+from cmf.worktree.uri import bare
 
-SCHEMES = ("s3://", "gs://", "az://")
+SSH = "ssh://"
+SCHEMES = ("s3://", "gs://", "az://", SSH)
 
 
 def is_data(url: str) -> bool:
@@ -17,8 +20,20 @@ def is_data(url: str) -> bool:
     return url.startswith(("/", *SCHEMES))
 
 
+def check(url: str) -> None:
+    """Refuse an address that holds a password, or a user where none belongs; the message repeats neither."""
+    if url.startswith(SSH):
+        from cmf.objects.ssh.line import Address
+
+        Address.of(url)
+    elif url != bare(url):
+        raise UsageError(
+            f"{bare(url)} was given with a user or a password.", hint="Credentials come from the environment."
+        )
+
+
 class DataRemote:
-    """A folder by its path, or a bucket by its URL. ``options``: settings of the cloud's client."""
+    """A folder, by its path or by its address for ssh, or a bucket. ``options``: settings of the cloud's client."""
 
     def __init__(self, url: str, options: Mapping[str, str], *, watch: Watch | None = None) -> None:
         self.url = url
@@ -33,6 +48,10 @@ class DataRemote:
 def _bucket(url: str, options: Mapping[str, str]) -> Bucket:
     if url.startswith("/"):
         return FolderBucket(url)
+    if url.startswith(SSH):
+        from cmf.objects.ssh import SshBucket
+
+        return SshBucket(url)
     from cmf.objects.cloud import CloudBucket
 
     return CloudBucket(url, options)

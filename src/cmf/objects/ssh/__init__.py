@@ -1,0 +1,265 @@
+"""A folder of another machine as a place for objects, by SFTP over ssh.
+
+Who we are and whom we trust is what ``~/.ssh/config``, ``known_hosts``, the keys and the agent say, as for ``ssh``
+itself; nothing is asked, and a host whose key isn't known is refused. Files are written as in a folder here: under a
+temporary name, synced, and named by a hard link, which no two writers can both make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, BinaryIO
+
+from cmf.errors import CmfError, NotFoundError, UnreachableError
+from cmf.model import digest as digests
+from cmf.objects.bucket import checked
+from cmf.objects.folder import TEMPORARY
+from cmf.objects.ssh.line import ASKED, Address, Line
+
+if TYPE_CHECKING:
+    from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
+
+AHEAD = 8
+"""How many chunks of a file are on their way at once."""
+
+CHECKED_BYTES = 8 << 20
+
+
+class SshBucket:
+    """A `Bucket` in a folder of another machine, which the first `write` makes, in a folder that exists."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        address = Address.of(url)
+        self._root = address.path
+        self._line = Line(url, address)
+        self._made: set[str] = set()
+
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield the name and size of each file below a prefix."""
+        waiting = [prefix.rstrip("/")]
+        while waiting:
+            folders, waiting = waiting[:ASKED], waiting[ASKED:]
+            for folder, found in zip(folders, self._line.all(self._entries, folders), strict=True):
+                for name, attributes in found:
+                    if stat.S_ISDIR(attributes.permissions or 0):
+                        waiting.append(f"{folder}/{name}")
+                    elif stat.S_ISREG(attributes.permissions or 0):
+                        yield f"{folder}/{name}", attributes.size or 0
+
+    async def _entries(self, client: SFTPClient, folder: str) -> list[tuple[str, SFTPAttrs]]:
+        from asyncssh import SFTPNoSuchFile
+
+        try:
+            found = await client.readdir(f"{self._root}/{folder}")
+        except SFTPNoSuchFile:
+            await self._check_there(client)
+            return []
+        return [(str(each.filename), each.attrs) for each in found if each.filename not in (".", "..")]
+
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the sizes of those of these files that are there."""
+        asked = list(dict.fromkeys(names))
+        sizes = zip(asked, self._line.all(self._size, asked), strict=True)
+        found = {name: size for name, size in sizes if size is not None}
+        if not found:
+            self._line.run(self._check_there)
+        return found
+
+    async def _size(self, client: SFTPClient, name: str) -> int | None:
+        from asyncssh import SFTPNoSuchFile
+
+        try:
+            return (await client.stat(f"{self._root}/{name}")).size or 0
+        except SFTPNoSuchFile:
+            return None
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """Return so many bytes from an offset on."""
+
+        async def work(client: SFTPClient) -> bytes:
+            async with client.open(f"{self._root}/{name}", "rb") as file:
+                return await file.read(size, offset)
+
+        return self._line.run(work) if size > 0 else b""
+
+    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+        """Make a file, unless it is there already, and return its size."""
+        if self._line.run(lambda client: self._size(client, name)) is not None:
+            return sum(map(len, checked(digest, source)))
+        self._line.run(lambda client: self._make_room(client, os.path.dirname(name)))
+        draft = _Draft(self._line, f"{self._root}/{TEMPORARY}/{socket.gethostname()}-{os.urandom(12).hex()}")
+        try:
+            for chunk in checked(digest, source):
+                draft.write(chunk)
+            draft.publish(digest, f"{self._root}/{name}")
+        except NotFoundError:
+            self._made.clear()  # somebody removed the folder
+            raise
+        finally:
+            draft.discard()
+        return draft.size
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete these files."""
+
+        async def work(client: SFTPClient, name: str) -> None:
+            await _remove(client, f"{self._root}/{name}")
+
+        self._line.all(work, list(names))
+
+    def close(self) -> None:
+        """End its connection."""
+        self._line.close()
+
+    async def _make_room(self, client: SFTPClient, folder: str) -> None:
+        from asyncssh import SFTPFailure, SFTPFileAlreadyExists
+
+        if folder in self._made:
+            return
+        await self._check_there(client)
+        steps = folder.split("/") if folder else []
+        below = [TEMPORARY, *("/".join(steps[: count + 1]) for count in range(len(steps)))]
+        for path in (self._root, *(f"{self._root}/{step}" for step in below)):
+            if await client.isdir(path):
+                continue
+            try:
+                await client.mkdir(path)
+            except (SFTPFailure, SFTPFileAlreadyExists):  # another made it at this moment
+                if not await client.isdir(path):
+                    raise
+            await _sync(client, os.path.dirname(path))
+        self._made.add(folder)
+
+    async def _check_there(self, client: SFTPClient) -> None:
+        """Refuse a folder whose parent is gone: a disk that isn't mounted must not look like an empty place."""
+        if not await client.isdir(self._root) and not await client.isdir(os.path.dirname(self._root) or "/"):
+            raise UnreachableError(
+                f"There is no folder {os.path.dirname(self._root)} at {self.url}.",
+                hint="Make it there, or mount its disk.",
+                kind="remote",
+            )
+
+
+class _Draft:
+    """A temporary file at the other end, written in chunks of which a few are on their way at once."""
+
+    def __init__(self, line: Line, path: str) -> None:
+        self.size = 0
+        self._line = line
+        self._path = path
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = asyncio.Lock()
+        self._open: tuple[SFTPClient, SFTPClientFile] | None = None
+        self._is_doubtful = False
+
+    def write(self, chunk: bytes) -> None:
+        """Append some bytes."""
+        offset = self.size
+        self.size += len(chunk)
+
+        async def work(client: SFTPClient) -> None:
+            file = await self._file(client)
+            await file.write(chunk, offset)
+
+        if len(self._waiting) == AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._line.start(work))
+
+    def publish(self, digest: str, target: str) -> None:
+        """Make the file durable and give it its name, unless something has that already, which stays as it is."""
+        for sent in self._waiting:
+            sent.result()
+
+        async def seal(client: SFTPClient) -> None:
+            await _fsync(await self._file(client))
+
+        self._line.run(seal)
+        if self._is_doubtful:
+            self._check(digest)
+        self._line.run(lambda client: self._link(client, target))
+
+    def discard(self) -> None:
+        """Remove the temporary name; if the line is dead it stays there, and nobody misses it."""
+        for sent in self._waiting:
+            sent.cancel()
+
+        async def work(client: SFTPClient) -> None:
+            if self._open is not None and self._open[0] is client:
+                await self._open[1].close()
+            await _remove(client, self._path)
+
+        if self._open is not None and self._line.is_up:
+            with contextlib.suppress(CmfError):
+                self._line.run(work)
+
+    async def _file(self, client: SFTPClient) -> SFTPClientFile:
+        """Return the file, opened anew if the line is a new one."""
+        from asyncssh import FXF_CREAT, FXF_READ, FXF_WRITE
+
+        async with self._lock:
+            if self._open is None or self._open[0] is not client:
+                # A machine that went down between two lines may have lost what it had said it wrote.
+                self._is_doubtful = self._open is not None
+                file = await client.open(self._path, FXF_READ | FXF_WRITE | FXF_CREAT, encoding=None)
+                self._open = client, file
+            return self._open[1]
+
+    def _check(self, digest: str) -> None:
+        """Read back what was written by way of more than one line."""
+        hashed = hashlib.sha256()
+        for offset in range(0, self.size, CHECKED_BYTES):
+
+            async def work(client: SFTPClient, offset: int = offset) -> bytes:
+                file = await self._file(client)
+                return await file.read(CHECKED_BYTES, offset)
+
+            hashed.update(self._line.run(work))
+        if digests.FILE + hashed.hexdigest() != digest:
+            raise UnreachableError(
+                "The other machine lost a part of what was sent.", hint="Run the command again.", kind="remote"
+            )
+
+    async def _link(self, client: SFTPClient, target: str) -> None:
+        from asyncssh import SFTPFailure, SFTPFileAlreadyExists, SFTPOpUnsupported
+
+        try:
+            await client.link(self._path, target)
+        except (SFTPFailure, SFTPFileAlreadyExists, SFTPOpUnsupported):
+            if await client.exists(target):
+                return
+            # A file system without hard links: this rename doesn't replace what another has made meanwhile.
+            await client.rename(self._path, target)
+        await _sync(client, os.path.dirname(target))
+
+
+async def _remove(client: SFTPClient, path: str) -> None:
+    from asyncssh import SFTPNoSuchFile
+
+    with contextlib.suppress(SFTPNoSuchFile):
+        await client.remove(path)
+
+
+async def _sync(client: SFTPClient, folder: str) -> None:
+    """Make a folder's names durable, where the server can: OpenSSH on Linux opens a folder as it does a file."""
+    from asyncssh import FXF_READ, SFTPFailure, SFTPPermissionDenied
+
+    with contextlib.suppress(SFTPFailure, SFTPPermissionDenied):
+        async with client.open(folder, FXF_READ, encoding=None) as file:
+            await _fsync(file)
+
+
+async def _fsync(file: SFTPClientFile) -> None:
+    """Make a file durable. A server that doesn't know the request is taken at its word."""
+    from asyncssh import SFTPOpUnsupported
+
+    with contextlib.suppress(SFTPOpUnsupported):
+        await file.fsync()
