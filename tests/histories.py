@@ -68,6 +68,12 @@ class Writer:
         self.add(scope, model.Property(subject=node, key="metric/f1", value=number / 10, t=3_001 + number))
         return node
 
+    def called(self, node: str, name: str) -> None:
+        """Record what the site of an execution's process calls itself."""
+        scope = node.split(":")[1]
+        process = {"site": {"name": name}}
+        self.add(scope, model.Property(subject=node, key="process/1-aaaaaaaa/0", value=process, t=3_000))
+
     def seal(self) -> int:
         """Fold and seal what is pending; return how many segments that made."""
         self.store.fold_pending()

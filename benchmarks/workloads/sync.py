@@ -153,7 +153,7 @@ def _pull(folder: Path, url: str, ancestors: str, one: str, least: int) -> float
     folder.mkdir()
     with cmf.init(folder) as repo:
         started = time.perf_counter()
-        repo.pull(url, ancestors=ancestors)
+        repo.pull_lineage(ancestors, remote=url) if ancestors else repo.pull(url)
         taken = time.perf_counter() - started
         found = repo.executions()
         if len(found) < least or not repo.execution(one).outputs:

@@ -18,6 +18,7 @@ import msgspec
 
 from cmf import transfer
 from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UnreachableError, UnsupportedError
+from cmf.graph import registers
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model import segment as segments
@@ -151,9 +152,7 @@ class Bundle:
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return sampled positions of each stream in the view."""
-        for stream, held in sorted(self._streams.items()):
-            if not view.covers(held.scope):
-                continue
+        for stream, held in self._in(view):
             heads = held.heads()
             wanted = set(sample_numbers(heads[0].n)) if heads else set()
             points = {Head(place.n, hash_) for hash_, place in held.chain.items() if place.n in wanted}
@@ -179,9 +178,7 @@ class Bundle:
 
     def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
         """Return the segments in the view that lie behind none of these heads, each stream in order."""
-        for stream, held in sorted(self._streams.items()):
-            if not view.covers(held.scope):
-                continue
+        for stream, held in self._in(view):
             covered: set[bytes] = set()
             for head in after.get(stream, ()):
                 at = head.hash
@@ -191,6 +188,41 @@ class Bundle:
             left = [(place.n, hash_, place) for hash_, place in held.chain.items() if hash_ not in covered]
             for _, _, place in sorted(left):
                 yield self._bytes(place.offset, place.length)
+
+    def matching(self, view: View) -> Iterator[bytes]:
+        """Return the hash of every segment of the view's streams: a bundle has no index to run a filter on."""
+        for _, held in self._in(view):
+            yield from held.chain
+
+    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
+        """Return those of these segments that are here, each stream's genesis before them if it is."""
+        wanted = set(hashes)
+        for stream, held in sorted(self._streams.items()):
+            found = sorted((held.chain[hash_].n, hash_) for hash_ in wanted & held.chain.keys())
+            if found and found[0][1] != stream and stream in held.chain:
+                found.insert(0, (0, stream))
+            for _, hash_ in found:
+                yield self._bytes(held.chain[hash_].offset, held.chain[hash_].length)
+
+    def _in(self, view: View) -> list[tuple[bytes, Stream]]:
+        """Return the streams in a view, by id."""
+        sites = set(view.sites)
+        if sites:
+            for held in self._streams.values():
+                if held.site not in sites and not sites.isdisjoint(self._names(held)):
+                    sites.add(held.site)
+        view = msgspec.structs.replace(view, sites=tuple(sites))
+        return [(id_, held) for id_, held in sorted(self._streams.items()) if view.covers(held.scope, held.site)]
+
+    def _names(self, held: Stream) -> set[str]:
+        """Return what the site of a stream calls itself in it."""
+        return {
+            registers.site(record.value)
+            for place in held.chain.values()
+            for _, data in segments.records_of(segments.from_wire(self._bytes(place.offset, place.length)))
+            if isinstance(record := model.trusted(data), model.Property) and record.key.startswith(registers.PROCESS)
+            if isinstance(record.value, dict)
+        }
 
     def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
         """Verify each segment and append it; say of each what became of it."""

@@ -16,7 +16,7 @@ from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.graph import views
 from cmf.model import digest as digests
 from cmf.model import encoding, wire
-from cmf.model.exchange import Admission, View
+from cmf.model.exchange import EVERYTHING, Admission, View
 from cmf.objects import RemoteStore, manifest, read
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
@@ -77,13 +77,13 @@ def pull_data(
     objects: LocalObjects,
     remote: RemoteStore,
     *,
-    scopes: Sequence[str] = (),
+    view: View = EVERYTHING,
     dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
-    """Bring the bytes of the artifacts of some scopes, as known here, from a remote that holds only bytes."""
+    """Bring the bytes that the executions of a view, as known here, name, from a remote that holds only bytes."""
     moved = Moved(refused=[], scopes=[], warnings=[])
-    wanted = bytes_of(store, store.index.execution_nodes(View(scopes=tuple(scopes))))
+    wanted = bytes_of(store, executions(store, view))
     if dry:
         moved.objects = len(objects.absent(dict.fromkeys(digests.object_of(digest) for digest in wanted)))
         return moved
@@ -205,6 +205,17 @@ def _fetch_files(
             moved.object_bytes += size
             progress("objects", 1)
     moved.stayed += len(lacking)
+
+
+def executions(store: SqlStore, view: View) -> list[str]:
+    """Return the nodes of the executions in a view that its filter finds."""
+    found: list[str] = []
+    cursor, more = "", True
+    while more:
+        nodes, cursor = store.chosen(view, cursor)
+        found += store.index.texts(nodes).values()
+        more = bool(cursor)
+    return found
 
 
 def bytes_of(store: SqlStore, executions: Sequence[str]) -> list[str]:

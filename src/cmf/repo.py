@@ -40,7 +40,7 @@ from cmf.graph import lineage, ranks, views
 from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
-from cmf.model.exchange import Sample
+from cmf.model.exchange import Sample, View
 from cmf.objects import ObjectStore, RemoteStore, read
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
@@ -453,6 +453,7 @@ class Repo:
         path: str | os.PathLike[str],
         *,
         scopes: Sequence[str] = (),
+        sites: Sequence[str] = (),
         since: str = "",
         data: bool = False,
         progress: moving.Progress = moving.nothing,
@@ -467,7 +468,8 @@ class Repo:
         if since:
             with Bundle.open(Path(since)) as theirs:
                 held = theirs.holds
-        return sync.pack(self.store, self.objects, Path(path), scopes=scopes, since=held, data=data, progress=progress)
+        view = View(scopes=tuple(scopes), sites=tuple(sites))
+        return sync.pack(self.store, self.objects, Path(path), view=view, since=held, data=data, progress=progress)
 
     def unpack(self, path: str | os.PathLike[str], *, progress: moving.Progress = moving.nothing) -> moving.Moved:
         """Take in a bundle. See `cmf.sync.unpack`."""
@@ -527,21 +529,40 @@ class Repo:
         remote: str = "",
         *,
         scopes: Sequence[str] = (),
-        ancestors: str = "",
+        sites: Sequence[str] = (),
+        where: str = "",
         data: bool = False,
         dry: bool = False,
         progress: moving.Progress = moving.nothing,
     ) -> moving.Moved:
-        """Bring records, and with ``data`` their bytes, from a hub; the data from a remote that holds only that."""
+        """Bring records, and with ``data`` their bytes, from a hub; the data from a remote that holds only that.
+
+        ``sites``: only what these sites recorded, by name. ``where``: only executions that this filter finds.
+        """
         self.collect()
         there = self.remote(remote)
+        filters.parse(where)
+        view = View(scopes=tuple(scopes), sites=tuple(sites), where=where)
         if isinstance(there, DataRemote):
-            if ancestors:
-                raise UsageError(f"'{there.url}' holds data, and knows no lineage.", hint="Name a hub for that.")
             bytes_ = there.objects()
-            return moving.pull_data(self.store, self.objects, bytes_, scopes=scopes, dry=dry, progress=progress)
-        return sync.pull(
-            self.store, self.objects, there, scopes=scopes, ancestors=ancestors, data=data, dry=dry, progress=progress
+            return moving.pull_data(self.store, self.objects, bytes_, view=view, dry=dry, progress=progress)
+        return sync.pull(self.store, self.objects, there, view=view, data=data, dry=dry, progress=progress)
+
+    def pull_lineage(
+        self,
+        root: str,
+        direction: Direction = "up",
+        *,
+        remote: str = "",
+        data: bool = False,
+        dry: bool = False,
+        progress: moving.Progress = moving.nothing,
+    ) -> moving.Moved:
+        """Bring one thing that a hub holds and all it came from, or (``down``) all that came from it."""
+        self.collect()
+        there = self.hub(remote)
+        return sync.pull_lineage(
+            self.store, self.objects, there, root, direction, data=data, dry=dry, progress=progress
         )
 
     # ---- health --------------------------------------------------------------------------------------------------

@@ -11,11 +11,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cmf import collect, moving, transfer, witness
 from cmf.bundle import Bundle, Stream
 from cmf.errors import CmfError, ConflictError, NotFoundError
+from cmf.graph.index import Direction
 from cmf.model import digest as digests
-from cmf.model.exchange import Admission, Sample, View
+from cmf.model import wire
+from cmf.model.exchange import EVERYTHING, Admission, Sample, View
 from cmf.moving import Moved, Progress, nothing
 from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
@@ -83,13 +87,12 @@ def pull(
     objects: LocalObjects,
     hub: HubClient,
     *,
-    scopes: Sequence[str] = (),
-    ancestors: str = "",
+    view: View = EVERYTHING,
     data: bool = False,
     dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
-    """Bring what the hub holds of some scopes, or one thing and all it came from; with ``data`` their bytes too.
+    """Bring what the hub holds in a view, with ``data`` its bytes too.
 
     ``dry``: fetch and check the segments that lack here, say what they are, and keep nothing.
     """
@@ -97,44 +100,76 @@ def pull(
     local = transfer.LocalPeer(store)
     if dry:
         rehearsal = transfer.Rehearsal(local, store.scope_of)
-        source = hub.get(hub.lineage(ancestors).segments) if ancestors else None
-        asked_for = View(scopes=tuple(scopes))
-        found = rehearsal.admit(source) if source else transfer.transfer(hub.peer, rehearsal, asked_for)
-        _admit(moved, found, progress)
+        if view.where:
+            _admit(moved, rehearsal.admit(transfer.lacking(hub.peer, store, view)), progress)
+        else:
+            _admit(moved, transfer.transfer(hub.peer, rehearsal, view), progress)
         return moved
-    if ancestors:
-        answer = hub.lineage(ancestors)
-        _admit(moved, local.admit(hub.get(answer.segments), sparse=True), progress)
-        asked = list(answer.lineage.depth)
-    else:
-        _pull(store, local, hub, tuple(scopes), moved, progress)
-        asked = store.index.execution_nodes(View(scopes=tuple(scopes)))
+    _pull(store, local, hub, view, moved, progress)
     if data:
-        everywhere = hub.objects("")  # what may be read is by no scope
-        moving.fetch(everywhere, objects, moving.bytes_of(store, asked), moved, progress)
-        moving.note_kept(store, objects)
+        _fetch(store, objects, hub, moving.executions(store, view), moved, progress)
     return moved
+
+
+def pull_lineage(
+    store: SqlStore,
+    objects: LocalObjects,
+    hub: HubClient,
+    root: str,
+    direction: Direction,
+    *,
+    data: bool = False,
+    dry: bool = False,
+    progress: Progress = nothing,
+) -> Moved:
+    """Bring one thing and all it came from (``up``), or all that came from it (``down``); else as `pull`."""
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    answer = hub.lineage(root, direction=direction)
+    lacking = store.lacking([wire.raw(text) for text in answer.segments])
+    found = hub.peer.get(lacking)
+    local = transfer.LocalPeer(store)
+    admitted = transfer.Rehearsal(local, store.scope_of).admit(found) if dry else local.take(found)
+    _admit(moved, admitted, progress)
+    if data and not dry:
+        _fetch(store, objects, hub, list(answer.lineage.depth), moved, progress)
+    return moved
+
+
+def _fetch(
+    store: SqlStore, objects: LocalObjects, hub: HubClient, executions: list[str], moved: Moved, progress: Progress
+) -> None:
+    """Fetch the bytes that some executions, by node, need."""
+    everywhere = hub.objects("")  # what may be read is by no scope
+    moving.fetch(everywhere, objects, moving.bytes_of(store, executions), moved, progress)
+    moving.note_kept(store, objects)
 
 
 def _pull(
     store: SqlStore,
     local: transfer.LocalPeer,
     hub: HubClient,
-    scopes: tuple[str, ...],
+    view: View,
     moved: Moved,
     progress: Progress,
 ) -> None:
     """Bring what the hub took in since the last pull of this view, or compare what both hold.
 
     A cursor is kept only once all before it is committed here, and only if the hub refused to prove nothing: so it may
-    be behind, which costs a little, and is never ahead, which would lose data.
+    be behind, which costs a little, and is never ahead, which would lose data. What a filter of executions finds can
+    be old (a metric was added, so now it matches): then a cursor only tells that nothing at all has changed.
     """
-    standing = witness.look(store, hub, scopes, moved.warnings)
-    place = f"cursor {hub.url} {' '.join(scopes)}"
+    standing = witness.look(store, hub, view, moved.warnings)
+    place = _cursor(hub, view)
+    if view.where:
+        if standing.cursor != store.meta(place):
+            _admit(moved, local.take(transfer.lacking(hub.peer, store, view)), progress)
+            if not moved.refused:
+                store.set_meta(place, standing.cursor)
+        return
     if cursor := store.meta(place):
         try:
             own = {sample.stream: sample.points[:1] for sample in store.samples(View(own=True))}
-            for page, behind in hub.following(scopes, cursor, own):
+            for page, behind in hub.following(view, cursor, own):
                 _admit(moved, local.admit(page), progress)
                 if moved.refused:
                     return
@@ -146,9 +181,15 @@ def _pull(
             if cursor != store.meta(place):
                 store.set_meta(place, cursor)
             return
-    _admit(moved, transfer.transfer(hub.peer, local, View(scopes=scopes)), progress)
+    _admit(moved, transfer.transfer(hub.peer, local, view), progress)
     if not moved.refused:
         store.set_meta(place, standing.cursor)
+
+
+def _cursor(hub: HubClient, view: View) -> str:
+    """Return under what the cursor of a view of a hub is kept."""
+    chosen = f" {msgspec.json.encode([view.sites, view.where]).decode()}" if view.sites or view.where else ""
+    return f"cursor {hub.url} {' '.join(view.scopes)}{chosen}"
 
 
 def pack(
@@ -156,17 +197,16 @@ def pack(
     objects: LocalObjects,
     path: Path,
     *,
-    scopes: Sequence[str] = (),
+    view: View = EVERYTHING,
     since: Sequence[Sample] = (),
     data: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
-    """Write a bundle of what this store holds in some scopes beyond ``since``: what its receiver said that it holds.
+    """Write a bundle of what this store holds in a view beyond ``since``: what its receiver said that it holds.
 
     With it go the objects that a push would send, with ``data`` every artifact. Everything is sealed before.
     """
     moved = Moved(refused=[], scopes=[], warnings=[])
-    view = View(scopes=tuple(scopes))
     local = transfer.LocalPeer(store)
     with Bundle.create(path, holds=local.streams(View()), base=_base(store, since)) as made:
         _admit(moved, transfer.transfer(local, made, view), progress)

@@ -41,7 +41,15 @@ class Peer(Protocol):
         ...
 
     def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
-        """Return what this end holds in the view beyond these heads."""
+        """Return what this end holds in the view's streams beyond these heads."""
+        ...
+
+    def matching(self, view: View) -> Iterator[bytes]:
+        """Return the hashes of the segments about executions that the view's filter finds; others may be among them."""
+        ...
+
+    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
+        """Return those of these segments that this end holds, each stream's genesis before them."""
         ...
 
     def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
@@ -50,8 +58,16 @@ class Peer(Protocol):
 
 
 def transfer(source: Peer, target: Peer, view: View) -> Iterator[Admission]:
-    """Bring to the target what the source holds in the view and the target lacks."""
+    """Bring to the target what the source holds in the view's streams and the target lacks."""
     return target.admit(source.segments(view, after=target.have(source.streams(view))))
+
+
+def lacking(source: Peer, store: SqlStore, view: View) -> Iterator[bytes]:
+    """Return what the source holds about executions that the view's filter finds, and this store lacks.
+
+    These are no whole streams: see `LocalPeer.take`.
+    """
+    return source.get(store.lacking(dict.fromkeys(source.matching(view))))
 
 
 Authorize = Callable[[str, bytes, str], None]
@@ -82,11 +98,27 @@ class LocalPeer:
         """Return what this store holds in the view beyond these heads."""
         return self._store.segments(view, after)
 
-    def admit(self, segments: Iterable[bytes], *, sparse: bool = False) -> Iterator[Admission]:
-        """Verify each segment, and commit some at a time; if the source fails, what came before that is kept.
+    def matching(self, view: View) -> Iterator[bytes]:
+        """Return the hashes of the segments about executions that the view's filter finds."""
+        cursor, more = "", True
+        while more:
+            found, cursor = self._store.matching(view, cursor)
+            yield from found
+            more = bool(cursor)
 
-        ``sparse``: the segment before one need not be held, since it came by `get`.
-        """
+    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
+        """Return those of these segments that are held."""
+        return self._store.get(hashes)
+
+    def take(self, segments: Iterable[bytes]) -> Iterator[Admission]:
+        """Admit segments of which the one before need not be held: kept as sparse, and never offered as held."""
+        return self._admit(segments, sparse=True)
+
+    def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
+        """Verify each segment, and commit some at a time; if the source fails, what came before that is kept."""
+        return self._admit(segments, sparse=False)
+
+    def _admit(self, segments: Iterable[bytes], *, sparse: bool) -> Iterator[Admission]:
         waiting: list[Verified] = []
         started: dict[bytes, Stream] = {}
         failure: Exception | None = None
@@ -126,6 +158,14 @@ class Rehearsal:
     def __init__(self, peer: Peer, known: Known) -> None:
         self._peer = peer
         self._known = known
+
+    def matching(self, view: View) -> Iterator[bytes]:
+        """Return what the peer holds of what the view's filter finds."""
+        return self._peer.matching(view)
+
+    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
+        """Return what the peer holds."""
+        return self._peer.get(hashes)
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return what the peer holds."""

@@ -6,19 +6,19 @@ comes with a proof that it begins with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cmf import signing
 from cmf.errors import ConflictError, CorruptError
 from cmf.model import log, wire
+from cmf.model.exchange import View
 from cmf.store.sql import SqlStore
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient
 
 
-def look(store: SqlStore, hub: HubClient, scopes: Sequence[str], warnings: list[str]) -> wire.Standing:
+def look(store: SqlStore, hub: HubClient, view: View, warnings: list[str]) -> wire.Standing:
     """Ask where the hub's log stands, and hold it against what is remembered; what is wrong is added to ``warnings``.
 
     Raises `ConflictError` of kind ``hub-key`` if the address answers with another key than it had before. A log that
@@ -27,7 +27,7 @@ def look(store: SqlStore, hub: HubClient, scopes: Sequence[str], warnings: list[
     known = store.meta(_place(hub, "key")) or _first_sight(store, hub)
     note = store.meta(_place(hub, "checkpoint"))
     before = log.read(note, known, signing.verify) if note else None
-    standing = hub.standing(scopes, before.size if before else 0)
+    standing = hub.standing(view, before.size if before else 0)
     try:
         now = log.read(standing.checkpoint, known, signing.verify)
     except CorruptError as error:

@@ -10,7 +10,7 @@ from cmf.model.digest import sha256
 from cmf.model.exchange import Admission, View
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
-from cmf.transfer import LocalPeer, Peer, transfer
+from cmf.transfer import LocalPeer, Peer, lacking, transfer
 from tests.histories import Writer, chain
 
 _numbers = itertools.count(1)
@@ -69,6 +69,50 @@ class PeerSuite:
         other = SqlStore(Sqlite(None))
         list(transfer(peer, LocalPeer(other), View(scopes=(f"{pipeline}/stage1",))))
         assert {stream["scope"] for stream in other.streams()} == {f"{pipeline}/stage1"}
+
+    def test_a_view_of_a_site_by_its_name_moves_its_whole_streams_and_no_others(
+        self, peer: Peer, writer: Writer, pipeline: str
+    ) -> None:
+        scope = f"{pipeline}/stage0"
+        writer.called(writer.execution(scope, 1), f"lab-{pipeline}")
+        writer.seal()
+        writer.execution(f"{pipeline}/stage1", 2)  # of the same site, though it doesn't say its name there
+        writer.seal()
+        guest = Writer(f"{pipeline}-guest", seed=252)
+        guest.called(guest.execution(scope, 3), "guest")
+        guest.seal()
+        for one in (writer, guest):
+            list(transfer(LocalPeer(one.store), peer, View(own=True)))
+        for site in (f"lab-{pipeline}", f"site-{pipeline}"):
+            other = SqlStore(Sqlite(None))
+            view = View(scopes=(f"{pipeline}/*",), sites=(site,))
+            list(transfer(peer, LocalPeer(other), view))
+            assert other.dump() == writer.store.dump()
+            assert list(transfer(peer, LocalPeer(other), view)) == []
+        other = SqlStore(Sqlite(None))
+        assert list(transfer(peer, LocalPeer(other), View(sites=("nobody",)))) == []
+
+    def test_a_filter_finds_all_about_an_execution_and_what_is_whole_comes_behind_it(
+        self, peer: Peer, writer: Writer, pipeline: str
+    ) -> None:
+        made = []
+        for number in range(1, 6):
+            made.append(writer.execution(f"{pipeline}/stage0", number, writes=(f"{pipeline}-{number}",)))
+            writer.seal()
+        writer.add(f"{pipeline}/stage0", model.Property(subject=made[2], key="label/good", value=True, t=9_000))
+        writer.seal()
+        list(transfer(LocalPeer(writer.store), peer, View(own=True)))
+        other = SqlStore(Sqlite(None))
+        local = LocalPeer(other)
+        view = View(scopes=(f"{pipeline}/*",), where="params.number = 3")
+        assert set(outcomes(list(local.take(lacking(peer, other, view))))) == {"new"}
+        assert list(lacking(peer, other, view)) == []
+        (wanted,) = writer.store.index.nodes([made[2]]).values()
+        (found,) = other.index.nodes([made[2]]).values()
+        assert other.index.executions([found])[found] == writer.store.index.executions([wanted])[wanted]
+        list(transfer(peer, local, self.view(pipeline)))
+        assert other.dump() == writer.store.dump()
+        assert list(transfer(peer, local, self.view(pipeline))) == []
 
     def test_a_gap_is_refused_as_a_conflict_and_nothing_behind_it_shows(
         self, peer: Peer, writer: Writer, pipeline: str

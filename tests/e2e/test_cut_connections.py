@@ -9,6 +9,7 @@ from cmf import collect, moving, sync
 from cmf.errors import UnreachableError
 from cmf.model import digest as digests
 from cmf.model import records as model
+from cmf.model.exchange import View
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.store.sql import SqlStore
@@ -66,7 +67,7 @@ class Lab:
         return sync.push(self.folder, self.store, self.objects, self.client(), CLOCK)
 
     def pull(self, pipeline: str) -> moving.Moved:
-        return sync.pull(self.store, self.objects, self.client(), scopes=(f"{pipeline}/*",))
+        return sync.pull(self.store, self.objects, self.client(), view=View(scopes=(f"{pipeline}/*",)))
 
 
 def test_a_push_that_is_cut_at_any_byte_and_run_again_is_as_if_it_ran_once(

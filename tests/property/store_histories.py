@@ -240,7 +240,7 @@ class Site:
     def sparsely(self, hub: "Site", *executions: str) -> None:
         """Get the segments that hold everything about some executions, and no others."""
         asked = list(hub.store.index.nodes(executions).values())
-        accepted(self.peer.admit(hub.store.get(hub.store.about(asked)), sparse=True))
+        accepted(self.peer.take(hub.store.get(hub.store.about(asked))))
 
 
 def accepted(admissions: Any) -> list[Admission]:

@@ -74,9 +74,9 @@ def _page_that_forgets(page: Any) -> Any:
 
 
 def _cursor_first(pull: Any) -> Any:
-    def pulls(store: SqlStore, local: Any, hub: Any, scopes: Any, moved: Any, progress: Any) -> None:
-        store.set_meta(f"cursor {hub.url} {' '.join(scopes)}", hub.standing(scopes, 0).cursor)
-        pull(store, local, hub, scopes, moved, progress)
+    def pulls(store: SqlStore, local: Any, hub: Any, view: Any, moved: Any, progress: Any) -> None:
+        store.set_meta(f"cursor {hub.url} {' '.join(view.scopes)}", hub.standing(view, 0).cursor)
+        pull(store, local, hub, view, moved, progress)
 
     return pulls
 

@@ -15,10 +15,14 @@ from cmf.cli.progress import counting
 from cmf.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
+    from cmf.graph.index import Direction
     from cmf.moving import Moved
     from cmf.repo import Repo
 
 
+SITES = click.option(
+    "--site", "sites", multiple=True, metavar="NAME", help="Only what this site recorded, by its name or id."
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say which records would move, and move nothing.")
 
 
@@ -143,12 +147,23 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
 @click.command()
 @click.argument("remote", default="", shell_complete=completion.remotes)
 @SCOPES
+@SITES
+@click.option("--since", default="", metavar="TIME", help="Only executions that started then or later.")
+@click.option("--until", default="", metavar="TIME", help="Only executions that started before.")
+@click.option("--where", default="", metavar="FILTER", help="Only executions that this finds, as 'cmf log' has it.")
 @click.option(
     "--ancestors",
     default="",
     metavar="NAME",
     shell_complete=completion.names,
     help="Only this execution or artifact and all it came from.",
+)
+@click.option(
+    "--descendants",
+    default="",
+    metavar="NAME",
+    shell_complete=completion.names,
+    help="Only this execution or artifact and all that came from it.",
 )
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 @click.option(
@@ -165,33 +180,67 @@ def pull(
     remote: str,
     *,
     scopes: tuple[str, ...],
+    sites: tuple[str, ...],
+    since: str,
+    until: str,
+    where: str,
     ancestors: str,
+    descendants: str,
     data: bool,
     artifacts: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Bring others' records from a hub: all of them, some scopes, or one thing and everything it came from.
+    """Bring others' records from a hub: all of them, or some.
+
+    A TIME is a date, or a date and a time of day, in UTC. Options that choose are joined by 'and'.
 
     \b
       cmf pull
-      cmf pull --scope 'detector/*'
+      cmf pull --scope 'detector/*' --site lab
+      cmf pull --since 2026-11-01 --where 'metrics.f1 > 0.9'
       cmf pull --ancestors detector@best --data
       cmf pull --data --artifact 'images/val/*.png'
     """
     from cmf import repo, sync
 
-    if scopes and ancestors:
-        raise UsageError("--scope and --ancestors cannot be used together.", hint="Pull twice.")
-    if artifacts and (scopes or ancestors or dry_run or not data):
-        raise UsageError("--artifact goes with --data, and with none of --scope, --ancestors and --dry-run.")
+    where = _filter(where, since, until)
+    chosen = bool(scopes or sites or where)
+    if bool(ancestors) + bool(descendants) + chosen > 1:
+        raise UsageError("--ancestors and --descendants each go with no other choice.", hint="Pull twice.")
+    if artifacts and (chosen or ancestors or descendants or dry_run or not data):
+        raise UsageError("--artifact goes with --data, and with no other choice of what to pull.")
     with _here(or_make=repo.init) as here, counting("Pulling") as progress:
         if artifacts:
             moved = here.fetch(artifacts, remote=remote, progress=progress)
+        elif root := ancestors or descendants:
+            direction: Direction = "up" if ancestors else "down"
+            moved = here.pull_lineage(root, direction, remote=remote, data=data, dry=dry_run, progress=progress)
         else:
-            moved = here.pull(remote, scopes=scopes, ancestors=ancestors, data=data, dry=dry_run, progress=progress)
+            moved = here.pull(
+                remote, scopes=scopes, sites=sites, where=where, data=data, dry=dry_run, progress=progress
+            )
     _report("Would pull" if dry_run else "Pulled", moved, as_json)
     sync.check(moved, "store here")
+
+
+def _filter(where: str, since: str, until: str) -> str:
+    """Return one filter of executions that says all three."""
+    from cmf.graph import filter as filters
+
+    parts = [where.strip()] if where.strip() else []
+    for option, operator, time in (("--since", ">=", since), ("--until", "<", until)):
+        if not time:
+            continue
+        condition = f"started {operator} {time.strip().replace(' ', 'T')}"
+        try:
+            filters.parse(condition)
+        except UsageError as error:
+            raise UsageError(
+                f"'{time[:80]}' is no time that {option} takes.", hint="Such as 2026-11-23 or 2026-11-23T10:00 (UTC)."
+            ) from error
+        parts.append(condition)
+    return " and ".join(parts)
 
 
 @click.command()
@@ -273,12 +322,15 @@ def bundle() -> None:
 @bundle.command("create")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @SCOPES
+@SITES
 @click.option(
     "--since", default="", metavar="BUNDLE", help="Leave out what the maker of this bundle, the receiver, held."
 )
 @click.option("--data", is_flag=True, help="Put in the bytes of every artifact, not only those up to 1 MiB.")
 @JSON
-def bundle_create(file: Path, scopes: tuple[str, ...], since: str, data: bool, as_json: bool) -> None:
+def bundle_create(
+    file: Path, scopes: tuple[str, ...], sites: tuple[str, ...], since: str, data: bool, as_json: bool
+) -> None:
     """Write what is here into FILE: all of it, some scopes, or what the receiver lacks.
 
     \b
@@ -288,7 +340,7 @@ def bundle_create(file: Path, scopes: tuple[str, ...], since: str, data: bool, a
     from cmf import sync
 
     with _here() as here, counting("Packing") as progress:
-        moved = here.pack(file, scopes=scopes, since=since, data=data, progress=progress)
+        moved = here.pack(file, scopes=scopes, sites=sites, since=since, data=data, progress=progress)
     _report("Packed", moved, as_json)
     sync.check(moved, "bundle")
     if not as_json:

@@ -141,6 +141,12 @@ def standing(request: AnyRequest, data: wire.Since) -> wire.Standing:
     return hub_of(request).standing(caller_of(request), data)
 
 
+@post("/v1/matching", sync_to_thread=True, status_code=200)
+def matching(request: AnyRequest, data: wire.AskMatching) -> wire.Matching:
+    """Find executions by filter; name the segments that hold every record about them, a page at a time."""
+    return hub_of(request).matching(caller_of(request), data)
+
+
 @post("/v1/get", sync_to_thread=True, status_code=200, media_type=BULK)
 def get_segments(request: AnyRequest, data: wire.Hashes) -> Response[bytes]:
     """Return segments by hash, each stream's first one too, as frames."""
@@ -228,7 +234,22 @@ async def get_object(request: AnyRequest, digest: str) -> Stream:
 
 
 ROUTES = (
-    *(about, health, ready, metrics, enrol, streams, have, push, pull, standing, get_segments, lineage, query),
+    *(
+        about,
+        health,
+        ready,
+        metrics,
+        enrol,
+        streams,
+        have,
+        push,
+        pull,
+        standing,
+        matching,
+        get_segments,
+        lineage,
+        query,
+    ),
     *(missing, put_objects, get_objects, put_object, get_object, list_objects, revoke_object),
     *administration.ROUTES,
 )

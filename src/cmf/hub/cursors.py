@@ -25,8 +25,12 @@ class Cursor(NamedTuple):
 
 
 def of(view: View) -> str:
-    """Return the name of a view: what was asked for, and what its caller may read."""
-    return sha256(encode([view.scopes, view.below])).hex()[:32]
+    """Return the name of a view: what was asked for, what that means now, and what its caller may read.
+
+    ``sites`` are resolved: a site that is called so from now on, whose streams were passed over, makes another view.
+    """
+    chosen = [view.sites, view.where] if view.sites or view.where else []
+    return sha256(encode([view.scopes, view.below, *chosen])).hex()[:32]
 
 
 def to_text(cursor: Cursor) -> str:

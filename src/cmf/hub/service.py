@@ -112,7 +112,7 @@ class Hub:
 
     def streams(self, caller: Caller, asked: wire.Asked) -> wire.Streams:
         """Return sampled positions of the readable streams in a view."""
-        return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked.scopes))))
+        return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked))))
 
     def have(self, caller: Caller, asked: wire.Having) -> wire.Held:
         """Return what this hub holds of some streams, and which objects of theirs it still lacks.
@@ -183,7 +183,7 @@ class Hub:
         A cursor is believed only if this log begins with what it says, and its view is the same: else `ConflictError`
         of kind ``cursor``, and the caller says what it holds.
         """
-        view = self._view(caller, asked.scopes)
+        view = self._view(caller, asked)
         after = {wire.raw(stream): tuple(wire.to_heads(points)) for stream, points in asked.have.items()}
         if asked.cursor:
             return self._behind(asked.cursor, view, after)
@@ -192,7 +192,7 @@ class Hub:
     def standing(self, caller: Caller, asked: wire.Since) -> wire.Standing:
         """Return where the log stands for a view, signed, with the proof that it begins as it was at a size."""
         checkpoint, size, root, proof = self.log.standing(asked.size)
-        cursor = cursors.Cursor(size, root, cursors.of(self._view(caller, asked.scopes)))
+        cursor = cursors.Cursor(size, root, cursors.of(self._view(caller, asked)))
         return wire.Standing(
             cursor=cursors.to_text(cursor), checkpoint=checkpoint, proof=[hash_.hex() for hash_ in proof]
         )
@@ -224,10 +224,17 @@ class Hub:
         """Return a page of readable segments by hash, each after its stream's genesis; the caller asks on for more."""
         if len(asked.hashes) > wire.HASHES_MAX:
             raise UsageError(f"{len(asked.hashes)} segments at once are over the limit.", kind="limit")
-        return _page(self.store.get([wire.raw(text) for text in asked.hashes], self._view(caller, [])))
+        return _page(self.store.get([wire.raw(text) for text in asked.hashes], View(below=caller.readable())))
 
-    def _view(self, caller: Caller, scopes: Sequence[str]) -> View:
-        return View(scopes=tuple(scopes), below=caller.readable())
+    def matching(self, caller: Caller, asked: wire.AskMatching) -> wire.Matching:
+        """Return a page of the hashes of the readable segments about executions that a filter finds."""
+        found, cursor = self.store.matching(self._view(caller, asked), asked.cursor)
+        return wire.Matching(segments=[hash_.hex() for hash_ in found], cursor=cursor)
+
+    def _view(self, caller: Caller, asked: wire.Asked | wire.Since | wire.AskMatching) -> View:
+        where = "" if isinstance(asked, wire.Asked) else asked.where
+        view = View(scopes=tuple(asked.scopes), sites=tuple(asked.sites), where=where, below=caller.readable())
+        return self.store.resolved(view)
 
     # ---- questions -----------------------------------------------------------------------------------------------
 

@@ -29,21 +29,32 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Which streams a transfer is about: those whose scope matches any glob (none given: all).
 
     ``own``: only this store's. ``below``: only scopes at or below one of these, whatever else is asked: what a caller
-    may read (None: everything).
+    may read (None: everything). ``sites``: only streams of these sites, by id or by the name that their executions
+    give (none given: all). ``where``: no whole streams, only the segments about executions that this filter finds.
     """
 
     scopes: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    where: str = ""
     own: bool = False
     below: tuple[str, ...] | None = None
 
-    def covers(self, scope: str) -> bool:
-        """Tell whether a stream's scope is in the view. ``penguins/*`` matches any depth below ``penguins``."""
+    def covers(self, scope: str, site: str | None = None) -> bool:
+        """Tell whether a stream's scope is in the view, and its site (by id) if one is given.
+
+        ``penguins/*`` matches any depth below ``penguins``.
+        """
+        if site is not None and self.sites and site not in self.sites:
+            return False
         if self.below is not None and not any(covers(prefix, scope) for prefix in self.below):
             return False
         return not self.scopes or any(
             scope == glob or re.fullmatch(fnmatch.translate(glob), scope) is not None or scope.startswith(glob + "/")
             for glob in self.scopes
         )
+
+
+EVERYTHING = View()
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -86,12 +86,13 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A pull or a look at streams: scope globs, and for a pull the heads that the caller holds.
+    """A pull or a look at streams: scope globs and sites, and for a pull the heads that the caller holds.
 
     ``cursor``: where an earlier pull of the same view ended; then ``have`` only says what of some streams to leave out.
     """
 
     scopes: list[str] = []
+    sites: list[str] = []
     have: dict[str, list[tuple[int, str]]] = {}
     cursor: str = ""
 
@@ -100,6 +101,8 @@ class Since(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where the log stands, for a view, to somebody who knows it as it was at a size."""
 
     scopes: list[str] = []
+    sites: list[str] = []
+    where: str = ""
     size: int = 0
 
 
@@ -109,6 +112,22 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str
     checkpoint: str
     proof: list[str] = []
+
+
+class AskMatching(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Executions by filter, in some scopes and of some sites; ``cursor``: where the page before ended."""
+
+    where: str
+    scopes: list[str] = []
+    sites: list[str] = []
+    cursor: str = ""
+
+
+class Matching(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of hashes of the segments that hold every record about those executions; ``cursor``: "" after the last."""
+
+    segments: list[str]
+    cursor: str = ""
 
 
 class Hashes(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,12 +14,12 @@ import urllib3
 from urllib3.util import Retry, Timeout
 
 from cmf import errors
-from cmf.errors import CorruptError, DeniedError, UnreachableError, UsageError
+from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableError, UnsupportedError, UsageError
 from cmf.graph.index import Direction
 from cmf.graph.questions import AskLineage, LineageAnswer
 from cmf.model import digest as digests
 from cmf.model import wire
-from cmf.model.exchange import Head
+from cmf.model.exchange import Head, View
 from cmf.objects import CHUNK_BYTES, RemoteStore, Watch
 from cmf.remote.local import own_token
 
@@ -120,12 +120,29 @@ class HubClient:
         message = AskLineage(root=root, direction=direction, all_producers=all_producers)
         return self.ask("POST", "/v1/lineage", message, LineageAnswer)
 
-    def standing(self, scopes: Sequence[str], size: int) -> wire.Standing:
+    def standing(self, view: View, size: int) -> wire.Standing:
         """Return where the hub's log stands: see `wire.Standing`."""
-        return self.ask("POST", "/v1/log", wire.Since(scopes=list(scopes), size=size), wire.Standing)
+        asked = wire.Since(scopes=list(view.scopes), sites=list(view.sites), where=view.where, size=size)
+        return self.ask("POST", "/v1/log", asked, wire.Standing)
+
+    def matching(self, view: View) -> Iterator[bytes]:
+        """Return the hashes of the segments about executions that the view's filter finds."""
+        cursor, more = "", True
+        while more:
+            asked = wire.AskMatching(where=view.where, scopes=list(view.scopes), sites=list(view.sites), cursor=cursor)
+            try:
+                page = self.ask("POST", "/v1/matching", asked, wire.Matching)
+            except NotFoundError as error:
+                raise UnsupportedError(
+                    f"The hub {self.url} is older than filters of executions.",
+                    hint="Pull whole scopes with --scope, or ask who runs it to upgrade.",
+                    kind="hub",
+                ) from error
+            yield from (wire.raw(text) for text in page.segments)
+            more, cursor = bool(page.cursor) and page.cursor != cursor, page.cursor
 
     def following(
-        self, scopes: Sequence[str], cursor: str, own: Mapping[bytes, Sequence[Head]]
+        self, view: View, cursor: str, own: Mapping[bytes, Sequence[Head]]
     ) -> Iterator[tuple[list[bytes], str]]:
         """Yield (segments, the cursor behind them) page by page, from a cursor on; none behind ``own`` heads.
 
@@ -133,7 +150,7 @@ class HubClient:
         """
         have = {stream.hex(): [(head.n, head.hash.hex()) for head in heads] for stream, heads in own.items()}
         while True:
-            asked = wire.Asked(scopes=list(scopes), cursor=cursor, have=have)
+            asked = wire.Asked(scopes=list(view.scopes), sites=list(view.sites), cursor=cursor, have=have)
             with self.request("POST", "/v1/pull", wire.encode(asked)) as response:
                 found, end = framed(bounded(response, ANSWER_BYTES_MAX), wire.SEGMENT)
             yield found, end.cursor
@@ -279,5 +296,5 @@ def _refused(response: urllib3.BaseHTTPResponse) -> errors.CmfError:
     if 300 <= response.status < 400:
         return DeniedError("The hub wants to send us elsewhere; that is not followed.", kind="redirect")
     message = problem.message or f"The hub answered with HTTP status {response.status}."
-    status = 400 if response.status == 413 else response.status
+    status = {405: 404, 413: 400}.get(response.status, response.status)  # 405: an older hub has no such path
     return errors.from_http(status, message, hint=problem.hint, kind=problem.kind)

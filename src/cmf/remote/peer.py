@@ -22,7 +22,9 @@ class HubPeer:
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return sampled positions of the hub's streams in a view."""
-        found = self._client.ask("POST", "/v1/streams", wire.Asked(scopes=list(view.scopes)), wire.Streams)
+        found = self._client.ask(
+            "POST", "/v1/streams", wire.Asked(scopes=list(view.scopes), sites=list(view.sites)), wire.Streams
+        )
         yield from wire.to_samples(found.streams)
 
     def have(self, samples: Iterable[Sample]) -> Mapping[bytes, tuple[Head, ...]]:
@@ -40,6 +42,7 @@ class HubPeer:
         while True:
             asked = wire.Asked(
                 scopes=list(view.scopes),
+                sites=list(view.sites),
                 have={stream.hex(): [(n, h.hex()) for h, n in heads.items()] for stream, heads in have.items()},
             )
             page, more = self._client.frames("/v1/pull", asked)
@@ -52,6 +55,14 @@ class HubPeer:
                 yield wire_bytes
             if not more or not page:
                 return
+
+    def matching(self, view: View) -> Iterator[bytes]:
+        """Return the hashes of the segments about executions that the view's filter finds."""
+        return self._client.matching(view)
+
+    def get(self, hashes: Iterable[bytes]) -> Iterator[bytes]:
+        """Return those of these segments that the hub holds and lets us read."""
+        return self._client.get([hash_.hex() for hash_ in hashes])
 
     def admit(self, segments: Iterable[bytes]) -> Iterator[Admission]:
         """Send segments in batches; return what the hub says of each as its batch is answered."""

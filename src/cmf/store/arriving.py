@@ -13,7 +13,7 @@ from cmf.errors import CmfError, ConflictError
 from cmf.model import records as model
 from cmf.model.segment import Genesis, Segment
 from cmf.store.batch import Item
-from cmf.store.chain import advance, insert_carried, insert_genesis, insert_segment
+from cmf.store.chain import advance, insert_called, insert_carried, insert_genesis, insert_segment
 from cmf.store.dialect import Connection
 
 
@@ -48,11 +48,21 @@ def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[
             new.append(one)
             carried.append((g, [item.id for item in one.items]))
     insert_carried(connection, carried)
+    _note_names(connection, new)
     connection.executemany(
         "INSERT INTO promised (digest, scope) VALUES (?, ?) ON CONFLICT DO NOTHING",
         sorted({(digest, item.scope) for one in new for item in one.items for digest in model.sent_with(item.record)}),
     )
     return outcomes, new
+
+
+def _note_names(connection: Connection, new: Sequence[Arriving]) -> None:
+    streams = {one.segment.stream for one in new if one.items}
+    sites = {
+        stream: connection.execute("SELECT site FROM stream WHERE stream = ?", (stream,)).fetchone()[0]
+        for stream in streams
+    }
+    insert_called(connection, ((sites[one.segment.stream], item.record) for one in new for item in one.items))
 
 
 def _insert(connection: Connection, one: Arriving) -> int | None:

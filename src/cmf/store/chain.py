@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
+from cmf.graph import registers
+from cmf.graph.projection import plain
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import Head
 from cmf.model.segment import Genesis, Segment
 from cmf.store.batch import Item
 from cmf.store.dialect import Connection
+
+NAME_CHARS_MAX = 200
+"""Of what a site calls itself: a longer name is nobody's, and the table's key is an index."""
 
 
 def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> int:
@@ -47,6 +52,17 @@ def insert_carried(connection: Connection, segments: Iterable[tuple[int, Sequenc
         "INSERT INTO carried (prefix, g) VALUES (?, ?) ON CONFLICT DO NOTHING",
         sorted((prefix(id_), g) for g, ids in segments for id_ in ids),
     )
+
+
+def insert_called(connection: Connection, said: Iterable[tuple[str, model.Record | None]]) -> None:
+    """Note how sites call themselves, from (site's id, a record of a stream of its)."""
+    found = {
+        (name, site)
+        for site, record in said
+        if isinstance(record, model.Property) and record.key.startswith(registers.PROCESS)
+        if isinstance(record.value, dict) and 0 < len(name := plain(registers.site(record.value))) <= NAME_CHARS_MAX
+    }
+    connection.executemany("INSERT INTO called (name, site) VALUES (?, ?) ON CONFLICT DO NOTHING", sorted(found))
 
 
 def advance(connection: Connection, s: int, segment: Segment) -> None:
@@ -131,15 +147,16 @@ def held(connection: Connection, record_ids: AbstractSet[bytes]) -> set[bytes]:
 
 
 def all_items(connection: Connection) -> Iterator[Item]:
-    """Yield every record held, and fill the table ``carried`` on the way, always ahead of what was yielded."""
+    """Yield every record held, and fill ``carried`` and ``called`` on the way, always ahead of what was yielded."""
     rows = connection.execute(
-        "SELECT g.g, s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.n > 0 ORDER BY g.g"
+        "SELECT g.g, s.scope, s.site FROM segment g JOIN stream s ON s.s = g.s WHERE g.n > 0 ORDER BY g.g"
     ).fetchall()
-    for g, scope in rows:
+    for g, scope, site in rows:
         hit = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
         held = segments.records_of(segments.parse(*hit))
         insert_carried(connection, [(g, [id_ for id_, _ in held])])
-        for id_, data in held:
-            yield Item(scope, id_, data, model.trusted(data))
+        items = [Item(scope, id_, data, model.trusted(data)) for id_, data in held]
+        insert_called(connection, [(site, item.record) for item in items])
+        yield from items
     for scope, id_, data in connection.execute("SELECT scope, id, data FROM pending ORDER BY p").fetchall():
         yield Item(scope, id_, data, model.trusted(data))

@@ -17,7 +17,7 @@ from cmf.graph.nodes import node_key, node_text, record_key, scope_of
 from cmf.model import digest as digests
 from cmf.model import encoding
 from cmf.model import records as model
-from cmf.model.exchange import View
+from cmf.model.exchange import EVERYTHING, View
 from cmf.store import ancestry, names
 from cmf.store.dialect import EACH, Connection, Dialect, array, known
 from cmf.store.select import POSTINGS_MAX, SCAN_ROWS, Place, Selection, from_cursor, to_cursor
@@ -26,9 +26,6 @@ from cmf.store.viewing import execution_view, speaks_for, use_view
 _json = msgspec.json.Decoder()
 _USE = "n.key, v.direction, x.key, v.path, v.name, v.type, v.role, v.size, v.t, v.more, r.key"
 _USE_JOINS = "JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e JOIN node r ON r.i = v.v"
-
-
-EVERYTHING = View()
 
 
 class SqlIndex:
@@ -201,25 +198,32 @@ class SqlIndex:
 
     def select(self, query: Query) -> views.Page:
         """Return a page of executions, newest first."""
-        selection = Selection(query)
         with self._sql.read() as connection:
-            chosen: list[Node] = []
-            last: Place | None = None
-            complete, following = True, ""
-            for e, place in self._candidates(connection, selection, from_cursor(query.cursor)):
-                if e is None:  # the scan's budget is spent
-                    complete, following = False, to_cursor(place)
-                    break
-                if selection.needs_scopes and not selection.accepts(place.scope):
-                    continue
-                if len(chosen) == query.limit:
-                    assert last is not None
-                    following = to_cursor(last)
-                    break
-                chosen.append(e)
-                last = place
+            chosen, following, complete = self._chosen(connection, query)
             found = self._executions(connection, chosen, View(below=query.below))
         return views.Page(executions=tuple(found[e] for e in chosen), cursor=following, complete=complete)
+
+    def chosen(self, query: Query) -> tuple[list[Node], str]:
+        """Return what `select` would make views of, and its cursor."""
+        with self._sql.read() as connection:
+            return self._chosen(connection, query)[:2]
+
+    def _chosen(self, connection: Connection, query: Query) -> tuple[list[Node], str, bool]:
+        """Return a page's executions, where the next begins, and whether this one is complete."""
+        selection = Selection(query)
+        chosen: list[Node] = []
+        last: Place | None = None
+        for e, place in self._candidates(connection, selection, from_cursor(query.cursor)):
+            if e is None:  # the scan's budget is spent
+                return chosen, to_cursor(place), False
+            if selection.needs_scopes and not selection.accepts(place.scope):
+                continue
+            if len(chosen) == query.limit:
+                assert last is not None
+                return chosen, to_cursor(last), True
+            chosen.append(e)
+            last = place
+        return chosen, "", True
 
     def _candidates(
         self, connection: Connection, selection: Selection, after: Place | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 VERSION = 3
 """The database's format. 2: an execution's parent is a column. 3: the table `whereabouts`."""
 
-DERIVED_VERSION = "3"
+DERIVED_VERSION = "4"
 """What `meta` says of the derived tables; those of another version are folded again from the truth."""
 
 _WHEREABOUTS = """CREATE TABLE whereabouts (
@@ -93,10 +93,13 @@ DERIVED = (
         stats TEXT NOT NULL, hidden INTEGER NOT NULL,
         PRIMARY KEY (e, record)){compact}""",
     "CREATE TABLE carried (prefix INTEGER NOT NULL, g INTEGER NOT NULL, PRIMARY KEY (prefix, g)){compact}",
+    # What sites call themselves, which no stream's header says: several may have one name, and one several.
+    "CREATE TABLE called (name TEXT NOT NULL, site TEXT NOT NULL, PRIMARY KEY (name, site)){compact}",
 )
 
 DERIVED_TABLES = (
     "node", "birth", "execution", "artifact", "event", "link", "property", "register", "series", "carried",
+    "called",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cmf.model import records as model
 from cmf.model import segment as segments
-from cmf.store.chain import insert_carried, insert_genesis, insert_segment, prefix
+from cmf.store.chain import insert_called, insert_carried, insert_genesis, insert_segment, prefix
 from cmf.store.dialect import Connection
 
 
@@ -46,6 +46,7 @@ def seal_scope(
         sealed = segments.seal(stream[1], prev, n + 1, body, signer, now=now)
         g = insert_segment(connection, sealed, stream[0], sparse=False)
         insert_carried(connection, [(g, [id_ for id_, _, _ in body])])
+        insert_called(connection, [(site, record) for _, _, _, record in part])
         made += 1
     connection.execute("DELETE FROM pending WHERE scope = ?", (scope,))
     return made

@@ -9,22 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from cmf.errors import CmfError, ConflictError, NotFoundError, UnreachableError
+from cmf.graph.filter import parse
 from cmf.graph.index import Node
 from cmf.model import records as model
 from cmf.model import segment as segments
-from cmf.model.exchange import Head, Sample, View, sample_numbers
+from cmf.model.exchange import EVERYTHING, Head, Sample, View, sample_numbers
 from cmf.store import ancestry, schema
 from cmf.store.arriving import Arriving, Outcome, take_in
 from cmf.store.batch import Item
 from cmf.store.chain import all_items, behind, find, held, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
-from cmf.store.index import EVERYTHING, SqlIndex
+from cmf.store.index import SqlIndex
 from cmf.store.sealing import seal_scope
 from cmf.store.whereabouts import SqlWhereabouts
 
 FOLD_RECORDS = 50_000
+MATCHING_EXECUTIONS = 1_000
 
 Logged = Callable[[Connection, Sequence[bytes]], None]
 """Called with the hashes of segments that came in, in order, in the transaction that commits them: a hub's log."""
@@ -208,13 +212,8 @@ class SqlStore:
     def samples(self, view: View) -> Iterator[Sample]:
         """Return sampled (n, hash) of each stream in the view, complete segments only."""
         with self._sql.read() as connection:
-            streams = connection.execute(
-                "SELECT s, stream, scope FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
-            ).fetchall()
             found = []
-            for s, stream, scope in streams:
-                if not view.covers(scope):
-                    continue
+            for s, stream in _streams(connection, view):
                 (n,) = connection.execute("SELECT max(n) FROM head WHERE s = ?", (s,)).fetchone()
                 points = connection.execute(
                     f"SELECT g.n, g.hash FROM {EACH} j "
@@ -247,14 +246,8 @@ class SqlStore:
     def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
         """Return the segments in the view that lie behind none of the given heads, each stream from its start on."""
         with self._sql.read() as connection:
-            streams = connection.execute(
-                "SELECT s, stream, scope FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
-            ).fetchall()
             wanted = [
-                g
-                for s, stream, scope in streams
-                if view.covers(scope)
-                for g in behind(connection, s, after.get(stream, ()))
+                g for s, stream in _streams(connection, view) for g in behind(connection, s, after.get(stream, ()))
             ]
         for g in wanted:
             yield self._wire(g)
@@ -286,15 +279,53 @@ class SqlStore:
                 row = connection.execute("SELECT s FROM stream WHERE stream = ?", (stream,)).fetchone()
                 if row is not None:
                     known[row[0]] = set(behind(connection, row[0], heads))
+            view = _resolved(connection, view)
             wanted = []
             for number, hash_ in enumerate(hashes):
-                g, s, scope = connection.execute(
-                    "SELECT g.g, s.s, s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.hash = ?", (hash_,)
+                g, s, scope, site = connection.execute(
+                    "SELECT g.g, s.s, s.scope, s.site FROM segment g JOIN stream s ON s.s = g.s WHERE g.hash = ?",
+                    (hash_,),
                 ).fetchone()
-                if view.covers(scope) and (s not in known or g in known[s]):
+                if view.covers(scope, site) and (s not in known or g in known[s]):
                     wanted.append((number, g))
         for number, g in wanted:
             yield number, self._wire(g)
+
+    def resolved(self, view: View) -> View:
+        """Return a view whose sites are named by their ids, too."""
+        with self._sql.read() as connection:
+            return _resolved(connection, view)
+
+    def matching(self, view: View, cursor: str = "") -> tuple[list[bytes], str]:
+        """Return a page of hashes: of the segments about executions in a view that its filter finds.
+
+        They hold every record about those executions, and are of any scope or site that may be read. With them comes
+        where the next page begins; "" after the last.
+        """
+        chosen, following = self.chosen(view, cursor)
+        return self.about(chosen), following
+
+    def chosen(self, view: View, cursor: str = "") -> tuple[list[Node], str]:
+        """Return a page of the executions in a view that its filter finds, and where the next page begins."""
+        query = parse(view.where, scopes=view.scopes, limit=MATCHING_EXECUTIONS, cursor=cursor)
+        found, following = self.index.chosen(msgspec.structs.replace(query, below=view.below))
+        if view.sites:
+            with self._sql.read() as connection:
+                names = _names(connection, view.sites)
+                rows = connection.execute(
+                    f"SELECT x.e, x.site FROM {EACH} j CROSS JOIN execution x ON x.e = j.value", (array(found),)
+                ).fetchall()
+            found = [e for e, site in rows if site in names]
+        return found, following
+
+    def lacking(self, hashes: Iterable[bytes]) -> list[bytes]:
+        """Return which of these segments are not held."""
+        with self._sql.read() as connection:
+            return [
+                hash_
+                for hash_ in hashes
+                if not connection.execute("SELECT 1 FROM segment WHERE hash = ?", (hash_,)).fetchone()
+            ]
 
     def _wire(self, g: int) -> bytes:
         with self._sql.read() as connection:
@@ -424,6 +455,28 @@ class SqlStore:
                 "SELECT c.prefix, g.hash FROM carried c JOIN segment g ON g.g = c.g ORDER BY 1, 2"
             ).fetchall()
         return found
+
+
+def _streams(connection: Connection, view: View) -> list[tuple[int, bytes]]:
+    """Return (number, id) of the streams in a view."""
+    view = _resolved(connection, view)
+    rows = connection.execute(
+        "SELECT s, stream, scope, site FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
+    ).fetchall()
+    return [(s, stream) for s, stream, scope, site in rows if view.covers(scope, site)]
+
+
+def _resolved(connection: Connection, view: View) -> View:
+    found = set(view.sites)
+    for name in view.sites:
+        found.update(site for (site,) in connection.execute("SELECT site FROM called WHERE name = ?", (name,)))
+    return msgspec.structs.replace(view, sites=tuple(sorted(found)))
+
+
+def _names(connection: Connection, sites: Sequence[str]) -> set[str]:
+    """Return what these sites, by name or id, are called."""
+    rows = connection.execute("SELECT name, site FROM called").fetchall()
+    return {name for name, site in rows if name in sites or site in sites}
 
 
 def _fold_some(connection: Connection) -> int:

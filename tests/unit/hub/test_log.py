@@ -106,7 +106,7 @@ class Site:
         assert [a.detail for a in outcomes if a.outcome == "refused"] == []
 
     def pull(self, *scopes: str) -> moving.Moved:
-        return sync.pull(self.store, self.objects, self.client, scopes=scopes)
+        return sync.pull(self.store, self.objects, self.client, view=View(scopes=scopes))
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_cursor_that_nobody_gave_is_refused_and_costs_nothing(hub: HubProcess,
     one.push()
     for cursor in ("0", "5", "99.zz.0", f"3.{'0' * 64}.{'0' * 32}", f"{10**15}.{'0' * 64}.{'0' * 32}"):
         with pytest.raises((ConflictError, UsageError)) as caught:
-            list(one.client.following((), cursor, {}))
+            list(one.client.following(View(), cursor, {}))
         assert caught.value.kind == "cursor"
 
 

@@ -167,7 +167,7 @@ def test_a_segment_without_the_one_before_it_is_a_conflict_unless_it_is_sparse(b
     assert [a.kind for a in reader.peer.admit(wires[1:2])] == ["gap"]
     accepted(reader.peer.admit(wires[:1]))
     assert [a.kind for a in reader.peer.admit(wires[3:4])] == ["gap"]
-    accepted(reader.peer.admit([wires[3], wires[4], wires[2]], sparse=True))
+    accepted(reader.peer.take([wires[3], wires[4], wires[2]]))
     assert reader.store.counts()["execution"] == 3
     assert [sample.points[0].n for sample in reader.store.samples(View())] == [0]
     hub.pull(reader)  # what is sparse is not offered
@@ -183,7 +183,7 @@ def test_a_sparse_segment_whose_predecessors_come_is_complete_by_itself(book: Bo
         book.run("p/a", n)
         book.seal()
     wires = [wire for _, _, wire in book.store.stored()]
-    accepted(reader.peer.admit([wires[0], wires[2], wires[3]], sparse=True))
+    accepted(reader.peer.take([wires[0], wires[2], wires[3]]))
     assert reader.store.streams()[0]["n"] == 0
     accepted(reader.peer.admit([wires[1]]))
     assert reader.store.streams()[0]["n"] == 3
