@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -113,6 +114,36 @@ class DialectSuite:
         with dialect.read() as connection:
             rows = connection.execute(f"SELECT j.value FROM {EACH} j", (array(wanted),)).fetchall()
         assert sorted(rows) == sorted((value,) for value in wanted)
+
+    def test_many_rows_are_inserted_as_they_are(self, dialect: Dialect) -> None:
+        rows: list[tuple[Any, ...]] = [
+            (n, f"k'\"{n},{{}}\\ü\n", -(2**62) + n, n * 2**40, b"\0\xff" * n, "NULL", number, text)
+            for n, (number, text) in enumerate([(None, None), (0.1, ""), (-1e300, "NULL"), (2.0, None), (None, "t")])
+        ]
+        insert = (
+            "INSERT INTO register (subject, key, s, t, record, value, number, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        with dialect.write() as connection:
+            connection.executemany(insert, rows[:1])
+            connection.executemany(f"{insert} ON CONFLICT DO NOTHING", [*rows, *rows])
+            connection.executemany(insert, [])
+        assert dialect.fetch("SELECT * FROM register ORDER BY subject") == rows
+
+    def test_one_question_sees_what_is_committed_and_not_what_is_not_yet(self, dialect: Dialect) -> None:
+        store = SqlStore(dialect)
+        store.set_meta("a", "1")
+        seen: list[Any] = []
+        with dialect.read():
+            store.set_meta("a", "2")
+            assert dialect.fetch("SELECT value FROM meta WHERE key = ?", ("a",)) == [("2",)]
+        with dialect.write() as connection:
+            connection.execute("UPDATE meta SET value = '3' WHERE key = 'a'")
+            other = threading.Thread(
+                target=lambda: seen.extend(dialect.fetch("SELECT value FROM meta WHERE key = 'a'"))
+            )
+            other.start()
+            other.join()
+        assert seen == [("2",)]
 
     def test_odd_texts_are_kept_and_found(self, dialect: Dialect) -> None:
         book = Book(store=SqlStore(dialect))

@@ -1,6 +1,8 @@
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cmf.errors import UnreachableError
@@ -58,6 +60,18 @@ class TestPostgres(DialectSuite):
             SqlStore(newer).whereabouts.saw("disk", [digest], now=1)
             assert SqlStore(newer).whereabouts.of([digest])
             newer.close()
+
+    def test_connections_that_the_database_has_ended_are_replaced_and_nobody_notices(self, database: str) -> None:
+        store = SqlStore(Postgres(database, within=databases.fresh()))
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(store._sql.read()) for _ in range(4)]  # so many, idle afterwards
+            (pids, *_) = zip(*[c.execute("SELECT pg_backend_pid()").fetchone() for c in connections], strict=True)
+        with psycopg.connect(database, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(unnest(%s::int[]))", (list(pids),))
+        store.set_meta("a", "b")
+        assert store.meta("a") == "b"
+        assert store.journals() == {}
+        store.close()
 
     def test_a_database_that_is_not_there_is_unreachable_and_its_password_is_not_shown(self) -> None:
         with pytest.raises(UnreachableError) as caught:

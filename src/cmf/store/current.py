@@ -40,8 +40,7 @@ Values = tuple[Any, ...]
 
 def write(connection: Connection, rows: list[Values]) -> None:
     """Write to registers: the greatest (t, record id) stays, and ``lost`` gives way to what a run said of itself."""
-    rows.sort(key=lambda values: values[:3])
-    connection.executemany(_UPSERT_NEWER, rows)
+    _raise(connection, rows)
     touched = {values[:3] for values in rows if values[1].startswith(registers.STATUS)}
     # Only where somebody wrote `lost` can another write than the newest count, so only these are looked at again.
     for place in connection.execute(
@@ -51,6 +50,16 @@ def write(connection: Connection, rows: list[Values]) -> None:
     ).fetchall():
         if place in touched:
             recompute(connection, *place)
+
+
+def _raise(connection: Connection, rows: Iterable[Values]) -> None:
+    """Set registers to these values where they are newer: greater by (t, record id)."""
+    newest: dict[Values, Values] = {}
+    for values in rows:
+        held = newest.setdefault(values[:3], values)
+        if values[3:5] > held[3:5]:
+            newest[values[:3]] = values
+    connection.executemany(_UPSERT_NEWER, [newest[place] for place in sorted(newest)])
 
 
 def recompute(connection: Connection, subject: int, key: str, s: int) -> None:
@@ -96,12 +105,12 @@ def last_points(connection: Connection, e: int, s: int, names: Iterable[str]) ->
         "DELETE FROM register WHERE subject = ? AND key = ? AND s = ? AND t = ?",
         [(e, registers.METRIC + name, s, BENEATH) for name in sorted(wanted)],
     )
-    connection.executemany(
-        _UPSERT_NEWER,
-        [
+    _raise(
+        connection,
+        (
             (e, registers.METRIC + plain(name), s, BENEATH, record, *_value(last))
             for name, (_, record, last) in newest.items()
-        ],
+        ),
     )
 
 
@@ -165,8 +174,7 @@ def executions(batch: Batch) -> None:
     connection.executemany(
         f"DELETE FROM register WHERE subject = ? AND t = {BENEATH} AND key >= 'param/' AND key < 'param0'", replaced
     )
-    parameters.sort(key=lambda values: values[:3])
-    connection.executemany(_UPSERT_NEWER, parameters)
+    _raise(connection, parameters)
 
 
 def put_back_parameters(connection: Connection, e: int) -> None:

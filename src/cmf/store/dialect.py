@@ -15,7 +15,10 @@ from typing import Any, Protocol
 import msgspec
 
 IN_MAX = 500
-"""How many values one ``IN (…)`` holds: a fixed number, so that the statement is prepared once."""
+"""How many values one ``IN (…)`` holds at most."""
+
+_IN_SIZES = (8, 64, IN_MAX)
+"""How many it holds in fact, the last one repeated as needed: few numbers, so that few statements are prepared."""
 
 EACH = "json_each(?)"
 """A table with a column ``value`` of the integers in the `array` that is bound to it."""
@@ -53,7 +56,7 @@ class Connection(Protocol):
         ...
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Any:
-        """Run one statement for each row of values."""
+        """Run one statement for each row of values; no two rows of an ``ON CONFLICT … DO UPDATE`` have one key."""
         ...
 
 
@@ -66,6 +69,14 @@ class Dialect(Protocol):
 
     def read(self) -> AbstractContextManager[Connection]:
         """Lend a connection for one consistent read."""
+        ...
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ...) -> list[Any]:
+        """Return the rows of one question, which is consistent by itself: all that it asks is of one moment.
+
+        For what is asked at every request: it costs one round trip, where a `read` costs two more. It may name truth
+        tables, not derived ones, which can be replaced while it runs.
+        """
         ...
 
     def write(self, *, durable: bool = False) -> AbstractContextManager[Connection]:
@@ -132,15 +143,14 @@ def intern(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
 def known(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
     """Return the integer of each node key that has one."""
     found: dict[bytes, int] = {}
-    marks = ",".join("?" * IN_MAX)
     for at in range(0, len(keys), IN_MAX):
-        part = list(keys[at : at + IN_MAX])
-        if len(part) < 8:
-            for key in part:
-                row = connection.execute("SELECT i FROM node WHERE key = ?", (key,)).fetchone()
-                if row is not None:
-                    found[key] = row[0]
-            continue
-        part += [part[-1]] * (IN_MAX - len(part))
-        found.update(connection.execute(f"SELECT key, i FROM node WHERE key IN ({marks})", part))
+        part = padded(keys[at : at + IN_MAX])
+        marks = ",".join("?" * len(part))
+        found.update(connection.execute(f"SELECT key, i FROM node WHERE key IN ({marks})", part).fetchall())
     return found
+
+
+def padded(values: Sequence[Any]) -> list[Any]:
+    """Return values for an ``IN (…)``, one to `IN_MAX` of them, the last one repeated up to one of a few lengths."""
+    size = next(size for size in _IN_SIZES if size >= len(values))
+    return [*values, *[values[-1]] * (size - len(values))]

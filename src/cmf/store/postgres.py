@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import psycopg
+from psycopg import pq
 from psycopg import sql as names
+from psycopg.adapt import Dumper
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from cmf.errors import ConflictError, CorruptError, DeniedError, UnreachableError, UnsupportedError, UsageError
@@ -46,6 +50,7 @@ class Postgres:
 
     def __init__(self, url: str, *, within: str = SCHEMA) -> None:
         self._within = within
+        self._columns: _Types = {}
         self._local = threading.local()
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             url,
@@ -74,6 +79,7 @@ class Postgres:
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
         connection.execute(names.SQL("SET search_path TO {}").format(names.Identifier(self._within)))
         connection.execute("SET client_min_messages TO warning")
+        connection.adapters.register_dumper(_Column, _ColumnDumper)
 
     def close(self) -> None:
         """Close every connection."""
@@ -82,18 +88,42 @@ class Postgres:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """Lend a connection for one consistent read."""
-        with _faults(), self._pool.connection() as connection:
-            # The lock is taken before the first question takes the snapshot: tables that are replaced later would be
-            # found by their names, new, and without the rows that a snapshot from before may see.
-            connection.execute(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE reading IN ACCESS SHARE MODE",
-                prepare=False,
-            )
+        # The lock is taken before the first question takes the snapshot: tables that are replaced later would be found
+        # by their names, new, and without the rows that a snapshot from before may see.
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE reading IN ACCESS SHARE MODE"
+        with _faults(), contextlib.ExitStack() as lent:
+            connection, _ = self._lend(lent, begin)
             try:
-                yield _Spelling(connection)
+                yield _Spelling(connection, self._columns)
             finally:
                 if not connection.closed:
                     connection.execute("ROLLBACK")
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of one question: see `Dialect.fetch`."""
+        with _faults(), contextlib.ExitStack() as lent:
+            _, cursor = self._lend(lent, _spelled(sql), [_bound(value) for value in parameters], prepare=None)
+            return cursor.fetchall()
+
+    def _lend(
+        self, lent: contextlib.ExitStack, first: Any, parameters: Any = None, *, prepare: bool | None = False
+    ) -> tuple[psycopg.Connection[Any], psycopg.Cursor[Any]]:
+        """Take a connection on which a first statement, which writes nothing, was run; return its cursor too.
+
+        A connection that is found dead (the database was restarted since it was used) is dropped for the next one.
+        """
+        for left in reversed(range(POOL_MAX + 1)):
+            with contextlib.ExitStack() as stack:
+                connection = stack.enter_context(self._pool.connection())
+                try:
+                    cursor = connection.execute(first, parameters or None, prepare=prepare)
+                except psycopg.OperationalError:
+                    if left and connection.closed:
+                        continue
+                    raise
+                lent.push(stack.pop_all())
+                return connection, cursor
+        raise AssertionError("the last round returns or raises")
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Connection]:
@@ -102,12 +132,18 @@ class Postgres:
         if outer is not None:  # an inner step of a larger transaction
             yield outer
             return
-        with _faults(), self._pool.connection() as connection, connection.transaction():
-            connection.execute(f"SET LOCAL synchronous_commit TO {'on' if durable else 'off'}")
-            connection.execute("SELECT 1 FROM turn FOR UPDATE")
-            self._local.connection = _Spelling(connection)
+        synced = "on" if durable else "off"
+        begin = f"BEGIN; SET LOCAL synchronous_commit TO {synced}; SELECT 1 FROM turn FOR UPDATE"
+        with _faults(), contextlib.ExitStack() as lent:
+            connection, _ = self._lend(lent, begin)
+            self._local.connection = _Spelling(connection, self._columns)
             try:
                 yield self._local.connection
+                connection.commit()
+            except BaseException:  # ctrl-C too: nothing is written by half
+                if not connection.closed:
+                    connection.rollback()
+                raise
             finally:
                 self._local.connection = None
 
@@ -165,9 +201,9 @@ class Postgres:
             row = connection.execute("SELECT version FROM turn").fetchone()
             if row is None:
                 connection.execute("INSERT INTO turn (taken, version) VALUES (0, %s)", (schema.VERSION,))
-                self.create(_Spelling(connection), schema.TRUTH + schema.DERIVED)
+                self.create(_Spelling(connection, self._columns), schema.TRUTH + schema.DERIVED)
             elif row[0] < schema.VERSION:  # the derived tables are folded again by `SqlStore`
-                self.create(_Spelling(connection), schema.steps_from(row[0]))
+                self.create(_Spelling(connection, self._columns), schema.steps_from(row[0]))
                 connection.execute("UPDATE turn SET version = %s", (schema.VERSION,))
             elif row[0] > schema.VERSION:
                 raise UnsupportedError(
@@ -187,13 +223,20 @@ _INDEXES = {
 }
 
 
+_Types = dict[tuple[str, ...], list[int]]
+"""The types of a table's columns by (table, columns …): each of them has one for ever, so they are asked for once."""
+
+_INSERT = re.compile(r"INSERT INTO (\w+) \(([\w, ]+)\) VALUES \(\?(?:, \?)*\)(.*)", re.DOTALL)
+
+
 class _Spelling:
     """A connection that spells statements as PostgreSQL does."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_columns", "_connection")
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], columns: _Types) -> None:
         self._connection = connection
+        self._columns = columns
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
         """Run one statement."""
@@ -201,10 +244,67 @@ class _Spelling:
         return self._connection.execute(_spelled(sql), values or None)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> Any:
-        """Run one statement for each row of values."""
-        made = [[_bound(value) for value in row] for row in rows]
-        if made:
-            self._connection.cursor().executemany(_spelled(sql), made)
+        """Run one statement for each row of values; rows are inserted all at once, from one array for each column."""
+        made = list(rows)
+        if not made:
+            return
+        insert = _INSERT.fullmatch(sql)
+        if insert is None:
+            self._connection.cursor().executemany(_spelled(sql), [[_bound(value) for value in row] for row in made])
+            return
+        table, listed, rest = insert.groups()
+        types = self._types_of(table, tuple(listed.split(", ")))
+        arrays = ", ".join(f"%b::{_TYPE_NAMES[type_]}[]" for type_ in types)
+        statement = f"INSERT INTO {table} ({listed}) SELECT * FROM unnest({arrays}){rest}".encode()
+        columns = zip(types, zip(*made, strict=True), strict=True)
+        self._connection.execute(statement, [_Column(type_, values) for type_, values in columns])
+
+    def _types_of(self, table: str, columns: tuple[str, ...]) -> list[int]:
+        if (table, *columns) not in self._columns:
+            found = dict(
+                self._connection.execute(
+                    "SELECT attname, atttypid::bigint FROM pg_attribute WHERE attrelid = %s::regclass", (table,)
+                )
+            )
+            self._columns[table, *columns] = [found[column] for column in columns]
+        return self._columns[table, *columns]
+
+
+_BIGINT, _TEXT, _BYTEA, _REAL = 20, 25, 17, 701
+_TYPE_NAMES = {_BIGINT: "bigint", _TEXT: "text", _BYTEA: "bytea", _REAL: "double precision"}
+_PACKED = {_BIGINT: struct.Struct(">iq"), _REAL: struct.Struct(">id")}
+_NULL = struct.pack(">i", -1)
+
+
+class _Column:
+    """The values of one column of many rows."""
+
+    __slots__ = ("type", "values")
+
+    def __init__(self, type_: int, values: Sequence[Any]) -> None:
+        self.type = type_
+        self.values = values
+
+
+class _ColumnDumper(Dumper):
+    """Writes a column as the database's array; the driver's own way looks for a converter for each value."""
+
+    format = pq.Format.BINARY
+
+    def dump(self, obj: _Column) -> bytes:
+        """Return the array's bytes: a header, then the length and the bytes of each value."""
+        # Dimensions, whether there may be nulls, the type of the values, how many, the index of the first.
+        parts = [struct.pack(">iiIii", 1, 1, obj.type, len(obj.values), 1)]
+        packed = _PACKED.get(obj.type)
+        for value in obj.values:
+            if value is None:
+                parts.append(_NULL)
+            elif packed is not None:
+                parts.append(packed.pack(8, value))
+            else:
+                data = _bound(value).encode() if obj.type == _TEXT else value
+                parts += (struct.pack(">i", len(data)), data)
+        return b"".join(parts)
 
 
 @functools.lru_cache(1024)

@@ -72,9 +72,8 @@ class SqlStore:
 
     def meta(self, key: str) -> str:
         """Return what is kept under a key, or ""."""
-        with self._sql.read() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else ""
+        rows = self._sql.fetch("SELECT value FROM meta WHERE key = ?", (key,))
+        return rows[0][0] if rows else ""
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a small text under a key."""
@@ -203,9 +202,8 @@ class SqlStore:
 
     def scope_of(self, stream: bytes) -> tuple[str, bytes, str] | None:
         """Return (scope, writer's key, site) of a stream, or None if it isn't known."""
-        with self._sql.read() as connection:
-            row = connection.execute("SELECT scope, writer, site FROM stream WHERE stream = ?", (stream,)).fetchone()
-        return (row[0], row[1], row[2]) if row else None
+        rows = self._sql.fetch("SELECT scope, writer, site FROM stream WHERE stream = ?", (stream,))
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
 
     # ---- one end of a transfer -------------------------------------------------------------------------------------
 
@@ -345,8 +343,7 @@ class SqlStore:
 
     def promised(self, scopes: Sequence[str] = ()) -> list[tuple[str, str]]:
         """Return (digest, scope) of objects that pulled or pushed records name and that may not be held yet."""
-        with self._sql.read() as connection:
-            rows = connection.execute("SELECT digest, scope FROM promised ORDER BY scope, digest").fetchall()
+        rows = self._sql.fetch("SELECT digest, scope FROM promised ORDER BY scope, digest")
         return [(digest, scope) for digest, scope in rows if not scopes or scope in scopes]
 
     def kept(self, pairs: Iterable[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from cmf.errors import ConflictError, CorruptError, UnreachableError, UnsupportedError
 from cmf.store import schema
@@ -85,6 +85,11 @@ class Sqlite:
                 if connection.in_transaction:
                     connection.rollback()
                 self._idle.append(connection)
+
+    def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of one question: see `Dialect.fetch`."""
+        with self.read() as connection:
+            return connection.execute(sql, parameters).fetchall()
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Connection]:
