@@ -135,9 +135,7 @@ def _objects_of_others(grant: Any) -> Any:
         grant(self, scope, taken)
         with self._dialect.read() as connection:
             promised = connection.execute("SELECT digest FROM promised WHERE scope = ?", (scope,)).fetchall()
-        for (digest,) in promised:
-            if digest.startswith("sha256:"):
-                self.auth.grant(scope, digest)
+        self.auth.grant(scope, [digest for (digest,) in promised if digest.startswith("sha256:")])
 
     return grants
 

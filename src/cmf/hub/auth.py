@@ -15,7 +15,7 @@ from cmf.errors import DeniedError, UsageError
 from cmf.hub import audit
 from cmf.model.records import covers
 from cmf.model.wire import Act, Role
-from cmf.store.dialect import Connection, Dialect
+from cmf.store.dialect import IN_MAX, Connection, Dialect, padded
 
 ROLES = ("read", "write", "relay", "redact", "admin")
 TOKEN_DAYS = 365
@@ -37,7 +37,26 @@ TABLES = (
     """CREATE TABLE IF NOT EXISTS hub_grant (
         scope TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (scope, digest)){compact}""",
     "CREATE INDEX IF NOT EXISTS hub_grant_digest ON hub_grant (digest)",
+    "CREATE INDEX IF NOT EXISTS promised_scope ON promised (scope, digest)",
     *audit.TABLES,
+)
+
+
+# What every request asks, and every push of each key: one statement, so that it is one round trip to the database.
+_CALLER = (
+    "SELECT t.p, t.expires, n.name, 0, r.prefix, r.role FROM hub_token t JOIN hub_principal n ON n.p = t.p "
+    "LEFT JOIN hub_role r ON r.p = t.p WHERE t.hash = ? "
+    "UNION ALL SELECT t.p, t.expires, n.name, 1, w.prefix, w.role FROM hub_token t "
+    "JOIN hub_principal n ON n.p = t.p JOIN hub_token_role w ON w.hash = t.hash WHERE t.hash = ? ORDER BY 4, 5, 6"
+)
+_HOLDER = (
+    "SELECT k.p, n.name, v.at, r.prefix, r.role FROM hub_key k JOIN hub_principal n ON n.p = k.p "
+    "LEFT JOIN hub_revoked v ON v.key = k.key LEFT JOIN hub_role r ON r.p = k.p WHERE k.key = ?"
+)
+_LACKING = (
+    "SELECT o.digest, g.digest FROM promised o LEFT JOIN hub_grant g ON g.scope = o.scope "
+    "AND g.digest = CASE WHEN substr(o.digest, 1, 5) = 'tree:' THEN substr(o.digest, 6) ELSE o.digest END "
+    "WHERE o.scope = ? AND o.digest > ? ORDER BY o.digest LIMIT ?"
 )
 
 
@@ -120,16 +139,17 @@ class Auth:
     def caller(self, token: str, *, now: int) -> Caller:
         """Return whose token this is; `DeniedError` if it is nobody's, or has expired."""
         hash_ = secret_hash(token)
-        with self._sql.read() as connection:
-            row = connection.execute("SELECT p, expires FROM hub_token WHERE hash = ?", (hash_,)).fetchone()
-            if row is None or row[1] < now:
-                raise DeniedError(
-                    "This hub does not know the token, or it has expired.",
-                    hint="Join again with an invite: cmf remote add NAME URL --invite CODE.",
-                    kind="token",
-                )
-            caller = msgspec.structs.replace(self._caller(connection, row[0]), expires_us=row[1])
-            narrowed = _roles(connection.execute("SELECT prefix, role FROM hub_token_role WHERE hash = ?", (hash_,)))
+        rows = self._sql.fetch(_CALLER, (hash_, hash_))
+        if not rows or rows[0][1] < now:
+            raise DeniedError(
+                "This hub does not know the token, or it has expired.",
+                hint="Join again with an invite: cmf remote add NAME URL --invite CODE.",
+                kind="token",
+            )
+        principal, expires, name = rows[0][:3]
+        held = _roles(row[4:] for row in rows if not row[3] and row[4] is not None)
+        caller = Caller(principal=principal, name=name, roles=held, expires_us=expires)
+        narrowed = _roles(row[4:] for row in rows if row[3])
         if not narrowed:
             return caller
         held = tuple(role for role in narrowed if caller.may(role.role, role.prefix))  # what was taken since is lost
@@ -141,10 +161,13 @@ class Auth:
         The key must be enrolled with write on the scope, and the token be the same principal's, or hold relay. An
         admin's push enrols keys that nobody has: so the hub's own user needs no ceremony.
         """
-        with self._sql.read() as connection:
-            _refuse_revoked(connection, key)
-            owner = self._principal_of(connection, key)
-            holder = self._caller(connection, owner) if owner is not None else None
+        rows = self._sql.fetch(_HOLDER, (key,))
+        if rows and rows[0][2] is not None:
+            raise _revoked()
+        holder = None
+        if rows:
+            held = _roles(row[3:] for row in rows if row[3] is not None)
+            holder = Caller(principal=rows[0][0], name=rows[0][1], roles=held)
         if holder is None:
             if not caller.may("admin", scope):
                 raise DeniedError(
@@ -153,6 +176,7 @@ class Auth:
                     kind="key",
                 )
             with self._sql.write(durable=True) as connection:
+                _refuse_revoked(connection, key)
                 if self._principal_of(connection, key) is None:
                     self._enrol_key(connection, key, caller.principal)
             holder = caller
@@ -169,28 +193,37 @@ class Auth:
     def granted(self, scope: str, digests: Sequence[str]) -> set[str]:
         """Return which of these objects were sent under a scope."""
         found: set[str] = set()
-        with self._sql.read() as connection:
-            for digest in digests:
-                if connection.execute(
-                    "SELECT 1 FROM hub_grant WHERE scope = ? AND digest = ?", (scope, digest)
-                ).fetchone():
-                    found.add(digest)
+        for at in range(0, len(digests), IN_MAX):
+            part = padded(digests[at : at + IN_MAX])
+            marks = ",".join("?" * len(part))
+            found.update(
+                digest
+                for (digest,) in self._sql.fetch(
+                    f"SELECT digest FROM hub_grant WHERE scope = ? AND digest IN ({marks})", (scope, *part)
+                )
+            )
         return found
 
-    def grant(self, scope: str, digest: str) -> None:
-        """Note that an object's bytes were sent under a scope."""
+    def lacking(self, scope: str, after: str, limit: int) -> list[tuple[str, bool]]:
+        """Return the next digests that records of a scope promise, in order, and whether their object was sent there.
+
+        Which was sent before the record came, so that nobody has noted it; whoever asks does.
+        """
+        return [(digest, sent is not None) for digest, sent in self._sql.fetch(_LACKING, (scope, after, limit))]
+
+    def grant(self, scope: str, digests: Iterable[str]) -> None:
+        """Note that the bytes of some objects were sent under a scope."""
         with self._sql.write(durable=True) as connection:
-            connection.execute(
-                "INSERT INTO hub_grant (scope, digest) VALUES (?, ?) ON CONFLICT DO NOTHING", (scope, digest)
+            connection.executemany(
+                "INSERT INTO hub_grant (scope, digest) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                [(scope, digest) for digest in digests],
             )
 
     def grants(self, scope: str, after: str, limit: int) -> list[str]:
         """Return the next objects sent under a scope, in order of digest."""
-        with self._sql.read() as connection:
-            rows = connection.execute(
-                "SELECT digest FROM hub_grant WHERE scope = ? AND digest > ? ORDER BY digest LIMIT ?",
-                (scope, after, limit),
-            ).fetchall()
+        rows = self._sql.fetch(
+            "SELECT digest FROM hub_grant WHERE scope = ? AND digest > ? ORDER BY digest LIMIT ?", (scope, after, limit)
+        )
         return [digest for (digest,) in rows]
 
     def revoke(self, scope: str, digest: str) -> int:
@@ -201,8 +234,7 @@ class Auth:
 
     def may_read(self, caller: Caller, digest: str) -> bool:
         """Tell whether a caller may read an object: it was sent under a scope that they may read."""
-        with self._sql.read() as connection:
-            scopes = connection.execute("SELECT scope FROM hub_grant WHERE digest = ?", (digest,)).fetchall()
+        scopes = self._sql.fetch("SELECT scope FROM hub_grant WHERE digest = ?", (digest,))
         return any(caller.may("read", scope) for (scope,) in scopes)
 
     # ---- rows ----------------------------------------------------------------------------------------------------
@@ -230,11 +262,15 @@ def _roles(rows: Iterable[tuple[str, str]]) -> tuple[Role, ...]:
 
 def _refuse_revoked(connection: Connection, key: bytes) -> None:
     if connection.execute("SELECT 1 FROM hub_revoked WHERE key = ?", (key,)).fetchone():
-        raise DeniedError(
-            "This key was revoked: what it signed before stays, and nothing new is taken.",
-            hint="Ask the hub's admin: a store that is made anew has a key of its own.",
-            kind="revoked",
-        )
+        raise _revoked()
+
+
+def _revoked() -> DeniedError:
+    return DeniedError(
+        "This key was revoked: what it signed before stays, and nothing new is taken.",
+        hint="Ask the hub's admin: a store that is made anew has a key of its own.",
+        kind="revoked",
+    )
 
 
 def new_token(connection: Connection, principal: int, expires: int) -> str:

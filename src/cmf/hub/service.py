@@ -138,20 +138,27 @@ class Hub:
         )
 
     def _wanted(self, scopes: Sequence[str], after: tuple[str, str] | None = None) -> list[tuple[str, str]]:
-        """Return the objects that records of some scopes name and that were not sent there, behind one of them."""
-        promised: dict[str, list[str]] = {}
-        for digest, scope in self.store.promised(scopes) if scopes else []:
-            if after is None or (scope, digest) > (after[1], after[0]):
-                promised.setdefault(scope, []).append(digest)
+        """Return the objects that records of some scopes name and that were not sent there, behind one of them.
+
+        One more than `wire.WANTED_MAX` at most.
+        """
+        limit = wire.WANTED_MAX + 1
         came: list[tuple[str, str]] = []
         wanted: list[tuple[str, str]] = []
-        for scope, named in promised.items():
-            granted = self.auth.granted(scope, [digests.object_of(digest) for digest in named])
-            for digest in named:
-                (came if digests.object_of(digest) in granted else wanted).append((digest, scope))
+        for scope in scopes:
+            if after is not None and scope < after[1]:
+                continue
+            at = after[0] if after is not None and scope == after[1] else ""
+            more = True
+            while more and len(wanted) < limit:
+                found = self.auth.lacking(scope, at, limit)
+                for digest, sent in found:
+                    (came if sent else wanted).append((digest, scope))
+                more = len(found) == limit
+                at = found[-1][0] if found else at
         if came:
             self.store.kept(came)
-        return wanted
+        return wanted[:limit]
 
     def push(self, caller: Caller, body: bytes, *, wanted: bool = False) -> Iterator[bytes]:
         """Admit the segments of a body; return a frame that says what became of each, then the end.
@@ -163,8 +170,12 @@ class Hub:
         return self._push(caller, found, wanted=wanted)
 
     def _push(self, caller: Caller, found: list[bytes], *, wanted: bool) -> Iterator[bytes]:
+        authorized: set[tuple[str, bytes]] = set()
+
         def authorize(scope: str, key: bytes, _: str) -> None:
-            self.auth.authorize(caller, scope, key)
+            if (scope, key) not in authorized:
+                self.auth.authorize(caller, scope, key)
+                authorized.add((scope, key))
 
         count = 0
         scopes = set()
@@ -334,14 +345,10 @@ class Hub:
 
     def _grant(self, scope: str, taken: Mapping[str, bool]) -> None:
         """Grant objects under a scope in one transaction, and note that they came: digest -> is it a manifest."""
-        kept = []
+        folders = [digests.TREE + digest.removeprefix(digests.FILE) for digest, folder in taken.items() if folder]
         with self._dialect.write(durable=True):
-            for digest, folder in taken.items():
-                self.auth.grant(scope, digest)
-                kept.append((digest, scope))
-                if folder:
-                    kept.append((digests.TREE + digest.removeprefix(digests.FILE), scope))
-            self.store.kept(kept)
+            self.auth.grant(scope, taken)
+            self.store.kept((digest, scope) for digest in (*taken, *folders))
 
     def get_all(self, caller: Caller, asked: wire.Digests) -> bytes:
         """Return a page of objects in the order asked for: those that the caller may read, large ones without bytes."""

@@ -54,7 +54,7 @@ def a_hub() -> tuple[Dialect, str]:
     store = SqlStore(dialect, logged=kept.append)
     auth = Auth(dialect)
     token, _ = auth.enrol(invited(dialect, "ada", "first", "write"), b"a" * 32, "edge", now=NOW)
-    auth.grant("first/train", "sha256:" + "0" * 64)
+    auth.grant("first/train", ["sha256:" + "0" * 64])
     writer = Writer("edge")
     chain(writer, "first", 5)
     writer.seal()
