@@ -92,10 +92,20 @@ def python() -> str:
     return str(found)
 
 
+def dvc(folder: Path, *words: str) -> str:
+    """Run real `dvc` in a folder, and return what it said."""
+    return _run(folder, "-m", "dvc", *words)
+
+
 def history(folder: Path, commits: int) -> None:
     """Make a DVC repository of three stages and so many commits in a folder, by real DVC."""
     folder.mkdir()
+    _run(folder, "-c", HISTORY, str(commits))
+
+
+def _run(folder: Path, *words: str) -> str:
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "DVC_TEST": "1"}
-    command = [python(), "-c", HISTORY, str(commits)]
+    command = [python(), *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

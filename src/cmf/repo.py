@@ -21,6 +21,7 @@ from cmf import (
     collect,
     comparison,
     config,
+    exporting,
     fetching,
     importing,
     labelling,
@@ -428,12 +429,15 @@ class Repo:
             )
         url = remotes[name].url if name in remotes else name
         if is_data(url):
-            options = {"endpoint": self.environment.endpoint} if self.environment.endpoint else {}
-            return DataRemote(url, options, watch=self._watch)
+            return DataRemote(url, self._options(), watch=self._watch)
         return HubClient(url, state_home=self.environment.state_home, keys=self.folder / "keys", watch=self._watch)
 
     def _watch(self, objects: RemoteStore, url: str, scope: str) -> RemoteStore:
         return whereabouts.Watched(objects, self.store.whereabouts, url, part=scope != "")
+
+    def _options(self) -> dict[str, str]:
+        """Return the settings of a cloud's client that are not its own to find."""
+        return {"endpoint": self.environment.endpoint} if self.environment.endpoint else {}
 
     def set_remote(self, name: str, url: str | None) -> None:
         """Add or replace a remote; None removes it."""
@@ -500,6 +504,27 @@ class Repo:
         )
         self.collect()
         return found
+
+    def export_dvc(
+        self,
+        *names: str,
+        to: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+        remote: str = "",
+        progress: sync.Progress = sync.nothing,
+    ) -> list[exporting.Exported]:
+        """Write artifacts, or what lies at paths, as pointer files and a cache or remote of DVC.
+
+        See `cmf.exporting.to_dvc`.
+        """
+
+        def bring(name: str) -> fetching.Brought:
+            return self._bring(name, "", sync.Moved(), progress)
+
+        options = self._options()
+        return exporting.to_dvc(
+            self.files, bring, names, to=to, cache=cache, remote=remote, options=options, progress=progress
+        )
 
     def trust(self, remote: str) -> None:
         """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""

@@ -35,6 +35,7 @@ COMMANDS = {
     "cat": ("cmf.cli.fetch", "an artifact's bytes, written to standard output"),
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),
     "import": ("cmf.cli.bridge", "the history of a DVC repository, as records"),
+    "export": ("cmf.cli.bridge", "artifacts as another tool's files: DVC's"),
     "verify": ("cmf.cli.share", "check every hash and signature that is here"),
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
     "metric": ("cmf.cli.tell", "say from inside a run: numbers"),

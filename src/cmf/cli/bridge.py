@@ -1,4 +1,4 @@
-"""`cmf import`: records from what other tools recorded."""
+"""`cmf import` and `cmf export`: records from what other tools recorded, and artifacts as they keep them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from cmf.cli import opening
+from cmf.cli import completion, opening
 from cmf.cli.ask import JSON
+from cmf.cli.fetch import shown
 from cmf.cli.progress import counting
+
+FOLDER = click.Path(path_type=Path)
 
 
 @click.group()
@@ -52,3 +55,49 @@ def import_dvc(path: Path, *, revisions: tuple[str, ...], pipeline: str, data: b
     for problem in done.problems:
         click.echo(f"  cannot be read: {problem}")
     click.echo(f"Next: cmf log --scope '{done.pipeline}/*'")
+
+
+@click.group()
+def export() -> None:
+    """Write artifacts as other tools keep them. Nothing that is there already is changed."""
+
+
+@export.command("dvc")
+@click.argument("names", nargs=-1, required=True, metavar="PATH|ARTIFACT...", shell_complete=completion.names)
+@click.option(
+    "--to",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Write the pointer files there; beside each PATH if left out, else here.",
+)
+@click.option(
+    "--cache", type=FOLDER, metavar="FOLDER", help="Put the bytes into this cache; the repository's if left out."
+)
+@click.option(
+    "--remote", default="", metavar="URL", help="Put the bytes to this remote instead: a folder, s3://, gs:// or az://."
+)
+@JSON
+def export_dvc(names: tuple[str, ...], *, to: Path | None, cache: Path | None, remote: str, as_json: bool) -> None:
+    """Write pointer files for DVC, and the bytes into its cache or a remote, in the layout of DVC 3.
+
+    A PATH is what lies there now; an ARTIFACT is named as for 'cmf get', and fetched if it is not here. Then 'dvc pull'
+    or 'dvc checkout' has the same bytes, in every clone.
+
+    \b
+      cmf export dvc model.bin images
+      cmf export dvc detector@best --to models --remote s3://bucket/dvc
+    """
+    from cmf.cli import render
+
+    with opening.here() as here, counting("Exporting") as progress:
+        done = here.export_dvc(*names, to=to, cache=cache, remote=remote, progress=progress)
+    if as_json:
+        render.to_json(done)
+        return
+    for each in done:
+        what = "Wrote" if each.changed else "Unchanged:"
+        sent = render.count(each.sent, "file") + " sent" if each.sent else "all bytes were there already"
+        click.echo(f"{what} {click.format_filename(shown(Path(each.pointer)))} ({render.size(each.size)}; {sent})")
+        if each.executables:
+            click.echo(f"  DVC keeps no executable bit in folders: {render.count(each.executables, 'file')} lose it")
+    click.echo("Next: dvc pull, where that remote is DVC's" if remote else "Next: dvc checkout")

@@ -38,7 +38,7 @@ def get(artifact: str, target: Path | None, remote: str) -> None:
 
     with repo.open_repo() as here, counting("Fetching") as progress:
         placed = here.get(artifact, target, remote=remote, progress=progress)
-    click.echo(f"{artifact} is in {click.format_filename(_shown(placed))}")
+    click.echo(f"{artifact} is in {click.format_filename(shown(placed))}")
 
 
 @click.command()
@@ -58,7 +58,7 @@ def cat(artifact: str, remote: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def _shown(path: Path) -> Path:
+def shown(path: Path) -> Path:
     """Return a path as short as it can be said here."""
     absolute = path.absolute()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute

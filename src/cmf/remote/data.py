@@ -37,7 +37,7 @@ class DataRemote:
 
     def __init__(self, url: str, options: Mapping[str, str], *, watch: Watch | None = None) -> None:
         self.url = url
-        found = RemoteObjects(_bucket(url, options))
+        found = RemoteObjects(bucket(url, options))
         self._objects: RemoteStore = found if watch is None else watch(found, url, "")
 
     def objects(self, _: str = "") -> RemoteStore:
@@ -45,7 +45,8 @@ class DataRemote:
         return self._objects
 
 
-def _bucket(url: str, options: Mapping[str, str]) -> Bucket:
+def bucket(url: str, options: Mapping[str, str]) -> Bucket:
+    """Return the folder at a path, or the bucket at a URL, as a flat set of files."""
     if url.startswith("/"):
         return FolderBucket(url)
     if url.startswith(SSH):

@@ -108,13 +108,23 @@ def root(start: Path) -> Path | None:
     return None
 
 
-def caches(top: Path) -> Caches:
-    """Return the cache of the DVC repository in a folder, and then its remotes that are folders, the default first.
+class Places(NamedTuple):
+    """Where the repository in a folder keeps bytes: its cache, and the URLs of its remotes, the default first.
+
+    A remote that is a folder is named by its absolute path.
+    """
+
+    cache: Path
+    remotes: tuple[str, ...]
+
+
+def places(top: Path) -> Places:
+    """Return where the DVC repository in a folder keeps bytes.
 
     As `.dvc/config` and `.dvc/config.local` say; the user's and the system's settings are not looked at.
     """
     cache = top / FOLDER / "cache"
-    remotes: dict[str, Path] = {}
+    remotes: dict[str, str] = {}
     default = ""
     for name in ("config", "config.local"):
         found = _config(top / FOLDER / name)
@@ -123,10 +133,20 @@ def caches(top: Path) -> Caches:
             cache = top / FOLDER / os.path.expanduser(text)
         for section, values in found.items():
             kind, _, remote = section.strip("'").partition(" ")
-            if kind == "remote" and (url := values.get("url", "")) and "://" not in url:
-                remotes[remote.strip().strip('"')] = top / FOLDER / os.path.expanduser(url)
+            if kind == "remote" and (url := values.get("url", "")):
+                local = url.removeprefix("file://")
+                is_folder = "://" not in local
+                remotes[remote.strip().strip('"')] = (
+                    os.path.normpath(top / FOLDER / os.path.expanduser(local)) if is_folder else url
+                )
     ranked = sorted(remotes, key=lambda remote: (remote != default, remote))
-    return Caches([cache, *(remotes[remote] for remote in ranked)])
+    return Places(cache, tuple(remotes[remote] for remote in ranked))
+
+
+def caches(top: Path) -> Caches:
+    """Return the cache of the DVC repository in a folder, and then its remotes that are folders, the default first."""
+    found = places(top)
+    return Caches([found.cache, *(Path(url) for url in found.remotes if "://" not in url)])
 
 
 def _config(path: Path) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What `.dvc`, `dvc.lock`, `dvc.yaml` and `.dir` objects say: read from their bytes.
+"""What `.dvc`, `dvc.lock`, `dvc.yaml` and `.dir` objects say: read from their bytes; the first and last written, too.
 
 Known are pointer files of every version, lock files of schema 1.0 and 2.0, and the hashes ``md5`` (DVC 3) and
 ``md5-dos2unix`` (before: text was hashed with unix line ends). Paths are ``/``-separated and relative to the top of
@@ -8,10 +8,11 @@ the git repository; one outside of it starts with ``../`` or ``/``, one elsewher
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cmf.errors import CorruptError
@@ -145,12 +146,41 @@ def read_folder(data: bytes, hash_: Hash) -> list[tuple[str, Hash]]:
         path, text = "", ""
         if isinstance(each, dict):
             path, text = _text(each.get("relpath")), _text(each.get("md5"))
-        spelled = manifest.path_of(path.encode("utf-8", "surrogatepass"))
+        try:
+            spelled = manifest.path_of(path.encode())
+        except UnicodeEncodeError:  # JSON can spell half a character; DVC never does
+            spelled = ""
         if not _MD5.fullmatch(text) or text.endswith(DIR) or not manifest.is_path(spelled):
-            raise CorruptError(f"{name} holds what is no file of a folder: {str(each)[:120]}.", kind="dvc")
+            raise CorruptError(f"{name} holds what is no file of a folder: {ascii(each)[:120]}.", kind="dvc")
         assert isinstance(spelled, str)
         found.append((spelled, Hash(hash_.algorithm, text)))
     return found
+
+
+def write_folder(found: Iterable[tuple[str, str]]) -> bytes:
+    """Return the bytes of the `.dir` object of a folder of these files: path in the folder, and MD5 in hex.
+
+    They are those that DVC writes, since the folder's hash is theirs.
+    """
+    return json.dumps([{"md5": md5, "relpath": path} for path, md5 in sorted(found)]).encode()
+
+
+def write_pointer(name: str, md5: str, *, size: int, files: int | None, executable: bool) -> bytes:
+    """Return the bytes of the pointer file of data beside it: its name, its MD5 (with ``.dir`` for a folder), its size.
+
+    ``files`` is how many a folder holds. They are those that ``dvc add`` writes.
+    """
+    from ruamel.yaml import YAML
+
+    out: dict[str, Any] = {"md5": md5, "size": size}
+    out |= {"nfiles": files} if files is not None else {}
+    out |= {"isexec": True} if executable else {}
+    out |= {"hash": MD5, "path": name}
+    yaml = YAML()
+    yaml.default_flow_style = False
+    spelled = io.BytesIO()
+    yaml.dump({"outs": [out]}, spelled)
+    return spelled.getvalue()
 
 
 def read_metrics(data: bytes, path: str) -> dict[str, float | int]:
