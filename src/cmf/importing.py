@@ -6,23 +6,28 @@ not written again. Bytes are hashed where they lie, and copied only if asked.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
 from cmf.bridges.dvc import files, runs
 from cmf.bridges.dvc.files import Declared, Hash, Item, Stage
-from cmf.errors import CmfError, CorruptError, NotFoundError, UsageError
+from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnreachableError, UsageError
 from cmf.model import digest as digests
 from cmf.model import records as model
-from cmf.objects import manifest
+from cmf.objects import CHUNK_BYTES, manifest
+from cmf.objects.bucket import Bucket, in_flight, reader
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
+from cmf.remote.data import bucket, is_data
 from cmf.store.sql import SqlStore
-from cmf.worktree import dvc, git, past
+from cmf.worktree import dvc, git, past, uri
 
 METRICS_BYTES_MAX = 4 << 20
 TOLD_MAX = 500
@@ -60,12 +65,13 @@ def from_dvc(
     data: bool = False,
     secret: bytes,
     redactor: Redactor,
+    options: Mapping[str, str],
     progress: Progress,
 ) -> Imported:
     """Take in what the git history of a DVC repository tells: every stage run and every version that was added.
 
     ``revisions`` as git has them, all branches and tags if none are given. ``data`` copies the bytes that are in DVC's
-    cache into the objects.
+    cache or remotes into the objects; a remote in a cloud is asked only then. ``options``: settings of its client.
     """
     top = dvc.require(path)
     if not git.work_tree(top):
@@ -78,7 +84,9 @@ def from_dvc(
     with past.Blobs(str(top), bytes_max=BLOB_BYTES_MAX) as blobs:
         writer = _Writer(store, objects, secret, redactor, done)
         history = _History(blobs, done)
-        bytes_ = _Bytes(dvc.caches(top), blobs, objects, is_copied=data)
+        places = dvc.places(top)
+        clouds = _Clouds(places.remotes if data else (), options, objects, done)
+        bytes_ = _Bytes(places.folders(), clouds, blobs, objects, is_copied=data)
         for commit in past.commits(str(top), revisions, _PATTERNS):
             done.commits += 1
             known = runs.Commit(commit.id, commit.t, commit.author, address)
@@ -156,8 +164,11 @@ class _History:
 class _Bytes:
     """The bytes that hashes of DVC name: in its caches, or as files of the repository."""
 
-    def __init__(self, caches: dvc.Caches, blobs: past.Blobs, objects: LocalObjects, *, is_copied: bool) -> None:
+    def __init__(
+        self, caches: dvc.Caches, clouds: _Clouds, blobs: past.Blobs, objects: LocalObjects, *, is_copied: bool
+    ) -> None:
         self._caches = caches
+        self._clouds = clouds
         self._blobs = blobs
         self._objects = objects
         self._is_copied = is_copied
@@ -189,28 +200,31 @@ class _Bytes:
         data = self._blobs.read(f"{commit}:{item.path}")
         if data is not None and (item.hash is None or dvc.md5(data, item.hash.algorithm) == item.hash.value):
             return data
-        path = self._path(item.hash)
-        data = dvc.read(path, METRICS_BYTES_MAX) if path is not None else None
+        with self._path(item.hash) as path:
+            data = dvc.read(path, METRICS_BYTES_MAX) if path is not None else None
         if data is None or item.hash is None or dvc.md5(data, item.hash.algorithm) != item.hash.value:
             return None
         return data
 
-    def _path(self, hash_: Hash | None) -> str | None:
+    @contextlib.contextmanager
+    def _path(self, hash_: Hash | None) -> Iterator[str | None]:
+        """Give the path of the file with a hash, for as long as it is read; None if it is nowhere."""
         if hash_ is None or hash_.algorithm not in (files.MD5, files.DOS2UNIX):
-            return None
-        return self._caches.find(hash_.value, hash_.algorithm)
+            yield None
+        elif (path := self._caches.find(hash_.value, hash_.algorithm)) is not None:
+            yield path
+        else:
+            with self._clouds.fetched(hash_) as path:
+                yield path
 
     def _find(self, hash_: Hash | None) -> runs.Found | None:
         if hash_ is None:
             return None
         if hash_ not in self._known:
-            path = self._path(hash_)
-            try:
-                found = (
-                    None if path is None else self._folder(hash_, path) if hash_.is_folder else self._file(hash_, path)
-                )
-            except CmfError:
-                found = None  # damaged, or not to be read: known by its hash alone
+            found = None
+            with contextlib.suppress(CmfError), self._path(hash_) as path:  # damaged, or not to be read: its hash alone
+                if path is not None:
+                    found = self._folder(hash_, path) if hash_.is_folder else self._file(hash_, path)
             self._known[hash_] = found
         return self._known[hash_]
 
@@ -228,15 +242,17 @@ class _Bytes:
         data = dvc.read(path, files.FOLDER_BYTES_MAX)
         if data is None or dvc.md5(data, files.MD5) + files.DIR != hash_.value:
             return None
+        listed = files.read_folder(data, hash_)
+        known = dict(in_flight(self._find, dict.fromkeys(each for _, each in listed)))
         entries = []
-        for name, each in files.read_folder(data, hash_):
-            found = self._find(each)
+        for name, each in listed:
+            found = known[each]
             if found is None:
                 return None
             entries.append(manifest.Entry(name, found.digest, found.size))
-        listed = manifest.encode(entries)
-        self.keep(listed)
-        return runs.Found(manifest.tree_digest(listed), sum(entry.size for entry in entries))
+        spelled = manifest.encode(entries)
+        self.keep(spelled)
+        return runs.Found(manifest.tree_digest(spelled), sum(entry.size for entry in entries))
 
     def _in_git(self, item: Item, commit: str) -> runs.Found | None:
         """Return a file that git keeps, as code and metrics are, if it is the one that was used."""
@@ -248,6 +264,55 @@ class _Bytes:
         if self._is_copied or len(data) <= model.SENT_BYTES_MAX:
             self.keep(data)
         return runs.Found(digests.file_digest(data), len(data))
+
+
+class _Clouds:
+    """The remotes of a DVC repository that are buckets of a cloud. One that fails is told of, and not asked again."""
+
+    def __init__(
+        self, remotes: Iterable[dvc.Remote], options: Mapping[str, str], objects: LocalObjects, done: Imported
+    ) -> None:
+        self._folder = objects.folder.parent
+        self._done = done
+        self._buckets: list[Bucket] = []
+        for remote in remotes:
+            if remote.url.startswith("/"):
+                continue
+            if not is_data(remote.url):
+                self._tell(f"The remote {uri.bare(remote.url)} is of a kind that is not read here.")
+                continue
+            try:
+                self._buckets.append(bucket(remote.url, {**options, **remote.options}))
+            except CmfError as error:
+                self._tell(error.message)
+
+    @contextlib.contextmanager
+    def fetched(self, hash_: Hash) -> Iterator[str | None]:
+        """Give the path of a temporary file with what the first of them has under a hash; None if none has it."""
+        if not self._buckets:
+            yield None
+            return
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix="dvc-") as file:
+            yield file.name if any(self._read(each, hash_, file) for each in list(self._buckets)) else None
+
+    def _read(self, source: Bucket, hash_: Hash, file: IO[bytes]) -> bool:
+        """Write what a bucket has under a hash to a file, and tell whether it has something there."""
+        try:
+            for name, size in source.sizes(dvc.names(hash_.value, hash_.algorithm)).items():
+                file.truncate(0)
+                file.seek(0)
+                shutil.copyfileobj(reader(source, name, size), file, CHUNK_BYTES)
+                file.flush()
+                return True
+        except (UnreachableError, DeniedError, NotFoundError) as error:
+            with contextlib.suppress(ValueError):  # another thread met the same
+                self._buckets.remove(source)
+                self._tell(error.message)
+        return False
+
+    def _tell(self, problem: str) -> None:
+        if len(self._done.problems) < PROBLEMS_MAX:
+            self._done.problems.append(problem)
 
 
 def _types(stage: Stage, declared: Declared | None) -> dict[str, str]:

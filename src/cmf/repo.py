@@ -500,6 +500,7 @@ class Repo:
             data=data,
             secret=collect.site(self.folder).secret,
             redactor=Redactor(self.environment.secrets),
+            options=self._options(),
             progress=progress,
         )
         self.collect()
@@ -511,7 +512,7 @@ class Repo:
         to: str | os.PathLike[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
         remote: str = "",
-        progress: sync.Progress = sync.nothing,
+        progress: moving.Progress = moving.nothing,
     ) -> list[exporting.Exported]:
         """Write artifacts, or what lies at paths, as pointer files and a cache or remote of DVC.
 
@@ -519,7 +520,7 @@ class Repo:
         """
 
         def bring(name: str) -> fetching.Brought:
-            return self._bring(name, "", sync.Moved(), progress)
+            return self._bring(name, "", moving.Moved(), progress)
 
         options = self._options()
         return exporting.to_dvc(

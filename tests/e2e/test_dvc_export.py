@@ -1,13 +1,16 @@
 """What is exported for DVC, real DVC has byte for byte; and what real DVC pushed, is here byte for byte."""
 
+import hashlib
+import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cmf.repo import init
-from tests import dvc
+from tests import buckets, dvc
 from tests.commands import cmf, git
 
 # The first of them makes the environment that real DVC is in, and that takes pip minutes on a busy machine.
@@ -27,10 +30,17 @@ def project(tmp_path: Path) -> Path:
         pass
     fill(folder / "odd data", ODD)
     (folder / "empty").mkdir()
-    (folder / "model.bin").write_bytes(bytes(range(256)) * 8192 + b"\r\n")
+    (folder / "model.bin").write_bytes(bytes(range(256)) * 8000 + b"\r\n")
     (folder / "run.sh").write_text("#!/bin/sh\n")
     (folder / "run.sh").chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Give the address of a real S3 server."""
+    with buckets.running() as url:
+        yield url
 
 
 DATA = ("odd data", "empty", "model.bin", "run.sh")
@@ -122,6 +132,91 @@ def test_an_artifact_that_is_only_recorded_is_exported_by_its_name(project: Path
     cmf(project, "export", "dvc", "weights.bin")
     dvc.dvc(project, "checkout", "-q")
     assert (project / "weights.bin").read_text() == "weights\n"
+
+
+@pytest.fixture
+def pushed(project: Path, tmp_path: Path) -> Path:
+    """Give a remote that real DVC pushed the project's data to; the cache is gone, and so is the data."""
+    remote = tmp_path / "pushed"
+    dvc.dvc(project, "add", "-q", *DATA)
+    dvc.dvc(project, "remote", "add", "--local", "-d", "shared", str(remote))
+    dvc.dvc(project, "push", "-q")
+    git(project, "add", "--all")
+    git(project, "commit", "-q", "-m", "data")
+    shutil.rmtree(project / ".dvc/cache")
+    return remote
+
+
+def got(project: Path, tmp_path: Path, env: dict[str, str] | None = None) -> dict[str, dict[bytes, bytes]]:
+    """Return what `cmf get` writes of each piece of data, after an import of its bytes."""
+    assert "0 known by DVC's hash alone" in cmf(project, "import", "dvc", "--data", env=env).out
+    (tmp_path / "got").mkdir()
+    found = {}
+    for name in DATA:
+        cmf(project, "get", name, str(tmp_path / "got" / name))
+        found[name] = content(tmp_path / "got" / name)
+    return found
+
+
+def test_what_real_dvc_pushed_is_here_byte_for_byte(project: Path, pushed: Path, tmp_path: Path) -> None:
+    before = away(project)
+    assert got(project, tmp_path) == before
+
+
+def test_a_remote_in_the_layout_of_dvc_2_is_read_as_real_dvc_reads_it(
+    project: Path, pushed: Path, tmp_path: Path
+) -> None:
+    before = away(project)
+    to_layout_2(project, pushed, before)
+    assert got(project, tmp_path) == before
+    dvc.dvc(project, "pull", "-q")
+    assert {name: content(project / name) for name in DATA} == before
+
+
+def to_layout_2(project: Path, remote: Path, before: dict[str, dict[bytes, bytes]]) -> None:
+    """Make a remote and the pointer files what DVC 2 would have written: text is hashed with unix line ends."""
+    shutil.rmtree(remote)
+    for name, found in before.items():
+        listed = []
+        for path, data in sorted(found.items()):
+            is_text = b"\0" not in data
+            md5 = hashlib.md5(data.replace(b"\r\n", b"\n") if is_text else data, usedforsecurity=False).hexdigest()
+            listed.append({"md5": md5, "relpath": os.fsdecode(path)})
+            put(remote, md5, data)
+        if b"" not in found:
+            spelled = json.dumps(listed, sort_keys=True).encode()
+            md5 = hashlib.md5(spelled, usedforsecurity=False).hexdigest() + ".dir"
+            put(remote, md5, spelled)
+        (project / f"{name}.dvc").write_text(f"outs:\n- md5: {md5}\n  path: {name}\n")
+    git(project, "commit", "-q", "-a", "--amend", "-m", "as of DVC 2")
+
+
+def put(remote: Path, name: str, data: bytes) -> None:
+    """Write a file where DVC 2 had it in a remote."""
+    place = remote / name[:2] / name[2:]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+
+
+def test_a_bucket_that_holds_what_real_dvc_pushed_is_read_only_for_bytes(
+    project: Path, pushed: Path, tmp_path: Path, s3: str
+) -> None:
+    import obstore
+    from obstore.store import S3Store
+
+    store = S3Store(buckets.NAME, config=buckets.options(s3), client_options={"allow_http": True})
+    for path, data in content(pushed).items():
+        obstore.put(store, "dvc/" + os.fsdecode(path), data)
+    shutil.rmtree(pushed)
+    dvc.dvc(project, "remote", "modify", "--local", "shared", "url", f"s3://{buckets.NAME}/dvc")
+    dvc.dvc(project, "remote", "modify", "--local", "shared", "endpointurl", s3)
+    before = away(project)
+    environment = {"AWS_ACCESS_KEY_ID": buckets.KEY, "AWS_SECRET_ACCESS_KEY": buckets.SECRET}
+    assert "4 known by DVC's hash alone" in cmf(project, "import", "dvc").out
+    refused = cmf(project, "import", "dvc", "--data", env={**environment, "AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert "4 known by DVC's hash alone" in refused.out
+    assert refused.out.count("refuses us") == 1
+    assert got(project, tmp_path, environment) == before
 
 
 def test_what_dvc_cannot_hold_is_refused_before_anything_is_written(project: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def import_() -> None:
 @click.option(
     "--pipeline", default="", metavar="NAME", help="What to call the pipeline; the folder's name if left out."
 )
-@click.option("--data", is_flag=True, help="Copy the bytes that are in DVC's cache, too.")
+@click.option("--data", is_flag=True, help="Copy the bytes that are in DVC's cache or remotes, too.")
 @JSON
 def import_dvc(path: Path, *, revisions: tuple[str, ...], pipeline: str, data: bool, as_json: bool) -> None:
     """Make records of the history of the DVC repository in PATH: of all its branches and tags, or some commits.

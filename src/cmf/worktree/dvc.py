@@ -9,7 +9,7 @@ import configparser
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +77,12 @@ def measure(path: str, algorithm: str) -> Measured:
     raise changing(path)
 
 
+def names(value: str, algorithm: str) -> tuple[str, str]:
+    """Return the paths in a cache or remote that the file with a hash may have, the likelier first."""
+    new, old = f"files/md5/{value[:2]}/{value[2:]}", f"{value[:2]}/{value[2:]}"
+    return (old, new) if algorithm == DOS2UNIX else (new, old)
+
+
 class Caches:
     """Folders in which files are named by DVC's hashes."""
 
@@ -88,10 +94,9 @@ class Caches:
 
         What is no regular file counts as not there: a link could lead anywhere.
         """
-        layouts = ("", "files/md5") if algorithm == DOS2UNIX else ("files/md5", "")
         for folder in self.folders:
-            for layout in layouts:
-                path = os.path.join(folder, layout, value[:2], value[2:])
+            for name in names(value, algorithm):
+                path = os.path.join(folder, name)
                 try:
                     if stat.S_ISREG(os.lstat(path).st_mode):
                         return path
@@ -108,14 +113,22 @@ def root(start: Path) -> Path | None:
     return None
 
 
-class Places(NamedTuple):
-    """Where the repository in a folder keeps bytes: its cache, and the URLs of its remotes, the default first.
+class Remote(NamedTuple):
+    """A remote: its URL, or the absolute path of a folder; and, of one of S3, its own ``endpoint`` and ``region``."""
 
-    A remote that is a folder is named by its absolute path.
-    """
+    url: str
+    options: dict[str, str]
+
+
+class Places(NamedTuple):
+    """Where a repository keeps bytes: its cache, and its remotes, the default first."""
 
     cache: Path
-    remotes: tuple[str, ...]
+    remotes: tuple[Remote, ...]
+
+    def folders(self) -> Caches:
+        """Return the cache, and then those remotes that are folders."""
+        return Caches([self.cache, *(Path(each.url) for each in self.remotes if "://" not in each.url)])
 
 
 def places(top: Path) -> Places:
@@ -124,7 +137,7 @@ def places(top: Path) -> Places:
     As `.dvc/config` and `.dvc/config.local` say; the user's and the system's settings are not looked at.
     """
     cache = top / FOLDER / "cache"
-    remotes: dict[str, str] = {}
+    remotes: dict[str, Remote] = {}
     default = ""
     for name in ("config", "config.local"):
         found = _config(top / FOLDER / name)
@@ -133,20 +146,20 @@ def places(top: Path) -> Places:
             cache = top / FOLDER / os.path.expanduser(text)
         for section, values in found.items():
             kind, _, remote = section.strip("'").partition(" ")
-            if kind == "remote" and (url := values.get("url", "")):
-                local = url.removeprefix("file://")
-                is_folder = "://" not in local
-                remotes[remote.strip().strip('"')] = (
-                    os.path.normpath(top / FOLDER / os.path.expanduser(local)) if is_folder else url
-                )
+            if kind == "remote":
+                key = remote.strip().strip('"')
+                remotes[key] = _remote(top, values, remotes.get(key, Remote("", {})))
     ranked = sorted(remotes, key=lambda remote: (remote != default, remote))
-    return Places(cache, tuple(remotes[remote] for remote in ranked))
+    return Places(cache, tuple(remotes[remote] for remote in ranked if remotes[remote].url))
 
 
-def caches(top: Path) -> Caches:
-    """Return the cache of the DVC repository in a folder, and then its remotes that are folders, the default first."""
-    found = places(top)
-    return Caches([found.cache, *(Path(url) for url in found.remotes if "://" not in url)])
+def _remote(top: Path, values: Mapping[str, str], before: Remote) -> Remote:
+    """Return what a section says of a remote, over what an earlier file said of it."""
+    url = values.get("url", "").removeprefix("file://")
+    if url and "://" not in url:
+        url = os.path.normpath(top / FOLDER / os.path.expanduser(url))
+    named = {"endpoint": values.get("endpointurl", ""), "region": values.get("region", "")}
+    return Remote(url or before.url, before.options | {name: value for name, value in named.items() if value})
 
 
 def _config(path: Path) -> dict[str, dict[str, str]]:

@@ -166,6 +166,8 @@ def _events(
         "direction": direction,
         "path": item.path[: model.PATH_CHARS_MAX],
         "type": ran.types.get(item.path, ""),
+        # By its path an execution `add` is called, too: its data gets that as a name, which is looked for first.
+        "name": "" if ran.stage.command or direction == "input" else item.path[: model.TEXT_CHARS_MAX],
         "t": t,
         "pointer": model.Pointer(path=ran.path, commit=commit.id),
     }
