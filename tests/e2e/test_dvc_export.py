@@ -177,7 +177,7 @@ def to_layout_2(project: Path, remote: Path, before: dict[str, dict[bytes, bytes
     """Make a remote and the pointer files what DVC 2 would have written: text is hashed with unix line ends."""
     shutil.rmtree(remote)
     for name, found in before.items():
-        listed = []
+        listed, md5 = [], ""
         for path, data in sorted(found.items()):
             is_text = b"\0" not in data
             md5 = hashlib.md5(data.replace(b"\r\n", b"\n") if is_text else data, usedforsecurity=False).hexdigest()
@@ -204,7 +204,8 @@ def test_a_bucket_that_holds_what_real_dvc_pushed_is_read_only_for_bytes(
     import obstore
     from obstore.store import S3Store
 
-    store = S3Store(buckets.NAME, config=buckets.options(s3), client_options={"allow_http": True})
+    settings = {"config": buckets.options(s3), "client_options": {"allow_http": True}}
+    store = S3Store(buckets.NAME, **settings)  # type: ignore[arg-type]
     for path, data in content(pushed).items():
         obstore.put(store, "dvc/" + os.fsdecode(path), data)
     shutil.rmtree(pushed)
