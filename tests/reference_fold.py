@@ -31,6 +31,12 @@ def state(value: Any) -> Any:
     return value.get("status", "running") if isinstance(value, dict) else "running"
 
 
+def redacts(record: Json) -> bool:
+    """Tell whether a record is a redaction; what it is about is gone for ever, but a redaction itself stays."""
+    about_record = record["kind"] == "property" and record["subject"].startswith("record:")
+    return about_record and record["key"] == "redacted" and record.get("value") is True
+
+
 def order(attempt: str) -> tuple[int, str]:
     return int(attempt.partition("-")[0]), attempt
 
@@ -54,7 +60,15 @@ class Reference:
     """The fold of some facts: ``registers``, ``executions``, ``events`` and ``links`` that are visible, ``edges``."""
 
     def __init__(self, facts: list[tuple[str, str, Json]]) -> None:
-        self.facts = {(scope, id_): record for scope, id_, record in facts}
+        told = {(scope, id_): record for scope, id_, record in facts}
+        redacted = [(by, r["subject"]) for (by, _), r in told.items() if redacts(r)]
+        self.facts = {
+            (scope, id_): record
+            for (scope, id_), record in told.items()
+            if record["kind"] == "artifact"  # but a hash
+            or redacts(record)
+            or not any(about == f"record:{id_}" and covers(by, scope) for by, about in redacted)
+        }
         self.retracted: set[tuple[str, str]] = set()
         said = self._writes(lambda key: key == "retracted")
         self.retracted = {(by, about) for (about, key, by), writes in said.items() if current(key, writes) is True}

@@ -135,12 +135,12 @@ def writes(
     )
 
 
-def retractions(subjects: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+def retractions(subjects: st.SearchStrategy[str], key: str = "retracted") -> st.SearchStrategy[dict[str, Any]]:
     return st.builds(
         lambda subject, t, salt, value: {
             "kind": "property",
             "subject": subject,
-            "key": "retracted",
+            "key": key,
             "t": t,
             "salt": salt,
             **value,
@@ -195,6 +195,12 @@ def histories(draw: st.DrawFn) -> list[Fact]:
     about = retractions(records) | retractions(st.sampled_from((CROWDED, *EXECUTIONS)))
     about |= links(st.sampled_from(inputs)) if inputs else properties(records)
     told += [_fact(*pair) for pair in draw(st.lists(st.tuples(scopes, about), max_size=8))]
+    if draw(st.booleans()):
+        # What is redacted may be a retraction or a redaction too.
+        records = st.sampled_from([f"record:{fact.id.hex()}" for fact in told])
+        told += [_fact(*p) for p in draw(st.lists(st.tuples(scopes, retractions(records, "redacted")), max_size=4))]
+        records = st.sampled_from([f"record:{fact.id.hex()}" for fact in told])
+        told += [_fact(*p) for p in draw(st.lists(st.tuples(scopes, retractions(records, "redacted")), max_size=1))]
     return draw(st.permutations(told))
 
 
@@ -254,9 +260,14 @@ def accepted(admissions: Any) -> list[Admission]:
 
 
 def reference(facts: list[Fact]) -> Reference:
-    return Reference(
-        [(f.scope, f.id.hex(), msgspec.json.decode(f.data)) for f in facts if model.read(f.data) is not None]
-    )
+    known = [fact for fact in facts if model.read(fact.data) is not None]
+    return Reference([(fact.scope, fact.id.hex(), msgspec.json.decode(fact.data)) for fact in known])
+
+
+def kept(facts: list[Fact]) -> list[Fact]:
+    """Return the facts that are not redacted, as the reference sees it."""
+    told = Reference([(f.scope, f.id.hex(), msgspec.json.decode(f.data)) for f in facts]).facts
+    return [fact for fact in facts if (fact.scope, fact.id.hex()) in told]
 
 
 def says_the_same(store: SqlStore, expected: Reference) -> None:

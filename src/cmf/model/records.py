@@ -37,6 +37,7 @@ _SALT = re.compile(r"[0-9a-f]{32}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXECUTION_NODE = re.compile(r"execution:([^:]+):([0-9a-f-]{36})")
 
+REDACTED = "redacted"
 RELATIONS = ("part_of", "same_as", "derived_from", "version_of", "child_of", "reproduces", "via")
 
 
@@ -291,6 +292,14 @@ def time_of(record: Record | None) -> int | None:
         return record.started
     if isinstance(record, Series):
         return record.times[1]
+    return None
+
+
+def redacts(record: Record | None) -> bytes | None:
+    """Return the id of the record that this one redacts, or None: a property ``redacted`` of a record, if true."""
+    if isinstance(record, Property) and record.key == REDACTED and record.value is True:
+        kind, _, rest = record.subject.partition(":")
+        return digests.record_id(rest) if kind == "record" else None
     return None
 
 

@@ -14,14 +14,14 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from cmf.errors import CorruptError, UnsupportedError
 from cmf.model import encoding
 from cmf.model.digest import sha256
-from cmf.model.records import Record, is_scope, read, time_of
+from cmf.model.records import Artifact, Record, is_scope, read, redacts, time_of
 from cmf.model.zstd import compress, decompress
 
 VERSION = 1
@@ -30,9 +30,13 @@ RECORDS_MAX = 1000
 SIZE_BYTES_MAX = 1 << 20
 SIZE_BYTES_CUT = 256 * 1024
 WIRE_BYTES_MAX = 2 << 20
+ID_BYTES = 32
 PAYLOAD_TYPE = b"application/vnd.cmf.segment.v1"
 
 _FRAME = struct.Struct("<BI")
+_RECORD, _REDACTED = 0, 1
+"""The tags of a body's frames: a record's bytes, or the id of one whose bytes were dropped."""
+
 _LENGTH = struct.Struct("<H")
 _CHECKSUM = struct.Struct("<I")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -130,7 +134,7 @@ def seal(
     stream: bytes, prev: bytes, n: int, records: Sequence[tuple[bytes, bytes, int | None]], signer: Signer, *, now: int
 ) -> Segment:
     """Make the next segment of a stream out of (record id, bytes, time or None). ``now`` is wall time in µs."""
-    inner = b"".join(_FRAME.pack(0, len(data)) + data for _, data, _ in records)
+    inner = b"".join(_FRAME.pack(_RECORD, len(data)) + data for _, data, _ in records)
     times = [t for _, _, t in records if t is not None]
     fields = Header(
         count=len(records),
@@ -227,42 +231,89 @@ def _check_header(fields: Header) -> None:
         raise CorruptError("A segment is over the limits of 1,000 records and 1 MiB.", kind="limit")
 
 
-def records_of(segment: Segment) -> list[tuple[bytes, bytes]]:
-    """Return (id, bytes) of each record in a segment's body, checked against the header's count, size and ids."""
+class Body(NamedTuple):
+    """What a segment's body holds: (id, bytes) of each record in order, ``None`` for one that was redacted."""
+
+    frames: list[tuple[bytes, bytes | None]]
+
+    @property
+    def records(self) -> list[tuple[bytes, bytes]]:
+        """Return (id, bytes) of the records whose bytes are there."""
+        return [(id_, data) for id_, data in self.frames if data is not None]
+
+    @property
+    def gaps(self) -> set[bytes]:
+        """Return the ids of the records whose bytes are not there."""
+        return {id_ for id_, data in self.frames if data is None}
+
+
+def body_of(segment: Segment) -> Body:
+    """Return what a segment's body holds, checked against the header's count, size and ids."""
     if isinstance(segment.fields, Genesis):
         if segment.body:
             raise CorruptError("A stream's first segment has a body.", kind="segment")
-        return []
+        return Body([])
     fields = segment.fields
     inner = decompress(segment.body, fields.size)
-    if len(inner) != fields.size:
-        raise CorruptError("A segment's body has another size than its header says.", kind="segment")
-    found: list[tuple[bytes, bytes]] = []
+    frames: list[tuple[bytes, bytes | None]] = []
     at = 0
     while at < len(inner):
         if at + _FRAME.size > len(inner):
             raise CorruptError("A segment's body is cut short.", kind="segment")
         tag, length = _FRAME.unpack_from(inner, at)
         at += _FRAME.size
-        if tag != 0:
-            raise UnsupportedError(f"A segment holds a frame of unknown kind {tag}.", kind="newer-format")
         if length > encoding.RECORD_BYTES_MAX or at + length > len(inner):
             raise CorruptError("A segment's frame is over its limit or cut short.", kind="segment")
         data = inner[at : at + length]
-        found.append((sha256(data), data))
+        if tag == _RECORD:
+            frames.append((sha256(data), data))
+        elif tag == _REDACTED and length == ID_BYTES:
+            frames.append((data, None))
+        else:
+            raise UnsupportedError(f"A segment holds a frame of unknown kind {tag}.", kind="newer-format")
         at += length
-    if len(found) != fields.count or sha256(b"".join(id_ for id_, _ in found)).hex() != fields.ids:
+    if len(frames) != fields.count or sha256(b"".join(id_ for id_, _ in frames)).hex() != fields.ids:
         raise CorruptError("A segment's records are not those that its header names.", kind="segment")
-    return found
+    body = Body(frames)
+    if len(inner) != fields.size and not body.gaps:
+        raise CorruptError("A segment's body has another size than its header says.", kind="segment")
+    return body
+
+
+def records_of(segment: Segment) -> list[tuple[bytes, bytes]]:
+    """Return (id, bytes) of each record that is in a segment's body, checked as `body_of` does."""
+    return body_of(segment).records
+
+
+def with_body(segment: Segment, frames: Sequence[tuple[bytes, bytes | None]]) -> Segment:
+    """Return a segment with another body under the same header: redacted records are None among the frames."""
+    inner = b"".join(
+        _FRAME.pack(_REDACTED, ID_BYTES) + id_ if data is None else _FRAME.pack(_RECORD, len(data)) + data
+        for id_, data in frames
+    )
+    return msgspec.structs.replace(segment, body=compress(inner))
+
+
+def can_redact(data: bytes, record: Record | None) -> bool:
+    """Tell whether a record's bytes can be dropped.
+
+    Not those of a redaction; of an artifact, which is but a hash; or any shorter than the id that is left behind.
+    """
+    return len(data) >= ID_BYTES and not isinstance(record, Artifact) and redacts(record) is None
 
 
 def check_body(segment: Segment) -> list[tuple[bytes, bytes, Record | None]]:
-    """Return (id, bytes, record or None if of an unknown kind), each record read strictly and the times checked."""
-    found = [(id_, data, read(data)) for id_, data in records_of(segment)]
+    """Return (id, bytes, record or None if of an unknown kind), each record read strictly and the times checked.
+
+    Redacted records are left out.
+    """
+    body = body_of(segment)
+    found = [(id_, data, read(data)) for id_, data in body.records]
     if isinstance(segment.fields, Header):
         times = [t for _, _, record in found if (t := time_of(record)) is not None]
         t0, t1 = segment.fields.t0, segment.fields.t1
-        if any(record is None for _, _, record in found):  # a kind of a newer version may carry a time too
+        # A kind of a newer version may carry a time too, and so did what was redacted.
+        if len(found) < segment.fields.count or any(record is None for _, _, record in found):
             if times and (t0 is None or t1 is None or t0 > min(times) or t1 < max(times)):
                 raise CorruptError("A segment's times do not cover those of its records.", kind="segment")
         elif (t0, t1) != ((min(times), max(times)) if times else (None, None)):

@@ -50,7 +50,7 @@ class Batch:
             hideable.append(id_)
         self.i = intern(connection, list(keys))
         self.s = {scope: self.i[key] for scope, key in scopes.items()}
-        self.retractions = Retractions(connection)
+        self.retractions = Covered(connection, "register", registers.RETRACTED)
         if self.retractions.exist():
             self.retractions.load([*map(nodes.record_key, hideable), *(key for key in keys if key[:1] == b"e")])
 
@@ -60,11 +60,11 @@ class Batch:
 
     def hidden(self, scope: str, record: bytes) -> int:
         """Return the bit that hides a record's row, or 0."""
-        return RECORD_HIDDEN if self.retractions.hides(scope, nodes.record_key(record)) else 0
+        return RECORD_HIDDEN if self.retractions.covers(scope, nodes.record_key(record)) else 0
 
     def hidden_execution(self, scope: str, execution: bytes) -> int:
         """Return the bit that hides an execution and its events, or 0."""
-        return EXECUTION_HIDDEN if self.retractions.hides(scope, execution) else 0
+        return EXECUTION_HIDDEN if self.retractions.covers(scope, execution) else 0
 
 
 def keys_of(made: Row) -> tuple[bytes, ...]:
@@ -81,33 +81,43 @@ def keys_of(made: Row) -> tuple[bytes, ...]:
     return (made.execution,)
 
 
-class Retractions:
-    """Which of some records and executions are retracted, and by which scopes: it hides what they carry or cover."""
+class Covered:
+    """Which of some nodes are marked by a property that is true, and by which scopes: it covers what lies below them.
 
-    def __init__(self, connection: Connection) -> None:
+    ``table``: ``register`` (what counts now) or ``property`` (whatever was ever said).
+    """
+
+    def __init__(self, connection: Connection, table: str, key: str) -> None:
         self._connection = connection
+        self._table = table
+        self._key = key
         self._scopes: dict[bytes, list[str]] = {}
 
     def exist(self) -> bool:
-        """Tell whether anything at all is retracted: mostly nothing is, and nothing needs to be looked up."""
-        found = self._connection.execute("SELECT 1 FROM register WHERE key = 'retracted' LIMIT 1").fetchone()
+        """Tell whether anything at all is marked: mostly nothing is, and nothing needs to be looked up."""
+        # The key is spelled out, so that the database sees that its partial index will do.
+        found = self._connection.execute(f"SELECT 1 FROM {self._table} WHERE key = '{self._key}' LIMIT 1").fetchone()
         return found is not None
 
     def load(self, keys: Iterable[bytes]) -> None:
-        """Look up anew which of these nodes are retracted."""
+        """Look up anew which of these nodes are marked."""
         wanted = list(keys)
         for key in wanted:
             self._scopes.pop(key, None)
         for at in range(0, len(wanted), IN_MAX):
             part = wanted[at : at + IN_MAX]
             for key, scope in self._connection.execute(
-                "SELECT n.key, w.key FROM node n CROSS JOIN register r ON r.subject = n.i AND r.key = ? "
+                f"SELECT n.key, w.key FROM node n CROSS JOIN {self._table} r ON r.subject = n.i AND r.key = ? "
                 "AND r.value = 'true' JOIN node w ON w.i = r.s "
                 f"WHERE n.key IN ({','.join('?' * len(part))})",
-                (registers.RETRACTED, *part),
+                (self._key, *part),
             ):
                 self._scopes.setdefault(key, []).append(scope[1:].decode())
 
-    def hides(self, scope: str, key: bytes) -> bool:
-        """Tell whether the copy that a scope carries of this record, or of this execution, is retracted."""
+    def known(self, key: bytes) -> bool:
+        """Tell whether any scope marks this node."""
+        return key in self._scopes
+
+    def covers(self, scope: str, key: bytes) -> bool:
+        """Tell whether what a scope carries of this node is marked."""
         return any(model.covers(by, scope) for by in self._scopes.get(key, ())) if self._scopes else False

@@ -153,9 +153,9 @@ def all_items(connection: Connection) -> Iterator[Item]:
     ).fetchall()
     for g, scope, site in rows:
         hit = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
-        held = segments.records_of(segments.parse(*hit))
-        insert_carried(connection, [(g, [id_ for id_, _ in held])])
-        items = [Item(scope, id_, data, model.trusted(data)) for id_, data in held]
+        body = segments.body_of(segments.parse(*hit))
+        insert_carried(connection, [(g, [id_ for id_, _ in body.frames])])
+        items = [Item(scope, id_, data, model.trusted(data)) for id_, data in body.records]
         insert_called(connection, [(site, item.record) for item in items])
         yield from items
     for scope, id_, data in connection.execute("SELECT scope, id, data FROM pending ORDER BY p").fetchall():

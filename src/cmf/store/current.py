@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from cmf.graph import nodes, registers
-from cmf.graph.projection import plain, property_row
+from cmf.graph.projection import PropertyRow, plain, property_row
 from cmf.model import records as model
 from cmf.store.batch import Batch
 from cmf.store.dialect import EACH, Connection, array, intern
@@ -190,9 +190,13 @@ def _own_scope(batch: Batch, execution: bytes) -> tuple[str, int]:
     return scope, batch.s[scope]
 
 
-def restore(connection: Connection, subject: int, keys: Sequence[str], s: int, *, own: bool) -> None:
-    """Compute registers anew whose writes were hidden or shown. ``own``: they are of an execution, in its own scope."""
-    for key in keys:
-        recompute(connection, subject, key, s)
-        if own and key.startswith(registers.METRIC):
-            last_points(connection, subject, s, [key[len(registers.METRIC) :]])
+def shown(batch: Batch, made: PropertyRow, scope: str, s: int) -> None:
+    """Compute anew the register of a write that was hidden, shown again or taken away."""
+    connection, subject = batch.connection, batch.i[made.subject]
+    recompute(connection, subject, made.key, s)
+    if made.subject[:1] != b"e":
+        return
+    if nodes.scope_of(made.subject) == scope and made.key.startswith(registers.METRIC):
+        last_points(connection, subject, s, [made.key[len(registers.METRIC) :]])
+    batch.executions.add(made.subject)
+    put_back_parameters(connection, subject)

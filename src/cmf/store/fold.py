@@ -15,6 +15,7 @@ from cmf.graph.projection import ArtifactRow, BirthRow, EventRow, LinkRow, Prope
 from cmf.store import current
 from cmf.store.batch import RECORD_HIDDEN, Batch, Item, keys_of
 from cmf.store.dialect import Connection, known
+from cmf.store.redacting import redact
 
 __all__ = ["Find", "Item", "fold"]
 
@@ -26,6 +27,7 @@ _json = msgspec.json.Decoder()
 
 def fold(connection: Connection, items: Iterable[Item], find: Find) -> None:
     """Fold records, which are committed or are being committed, into the derived tables."""
+    items = list(items)
     batch = Batch(connection, items)
     _properties(batch)
     _births(batch)
@@ -33,7 +35,8 @@ def fold(connection: Connection, items: Iterable[Item], find: Find) -> None:
     _events(batch)
     _links(batch)
     _series(batch)
-    retractions = [made for _, made in batch.of(PropertyRow) if made.key == registers.RETRACTED]
+    undone = redact(batch, items)
+    retractions = [made for _, made in batch.of(PropertyRow) if made.key == registers.RETRACTED] + undone
     if retractions:
         _retract(batch, retractions, find)
     if batch.executions:
@@ -185,10 +188,4 @@ def _set_hidden(batch: Batch, item: Item) -> None:
             "UPDATE property SET hidden = ? WHERE subject = ? AND key = ? AND s = ? AND t = ? AND record = ?",
             (hidden, subject, made.key, s, made.t, made.record),
         )
-        execution = made.subject[:1] == b"e"
-        current.restore(
-            connection, subject, [made.key], s, own=execution and nodes.scope_of(made.subject) == item.scope
-        )
-        if execution:
-            batch.executions.add(made.subject)
-            current.put_back_parameters(connection, subject)
+        current.shown(batch, made, item.scope, s)

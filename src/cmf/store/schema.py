@@ -10,7 +10,7 @@ from __future__ import annotations
 VERSION = 3
 """The database's format. 2: an execution's parent is a column. 3: the table `whereabouts`."""
 
-DERIVED_VERSION = "4"
+DERIVED_VERSION = "5"
 """What `meta` says of the derived tables; those of another version are folded again from the truth."""
 
 _WHEREABOUTS = """CREATE TABLE whereabouts (
@@ -79,6 +79,7 @@ DERIVED = (
         subject INTEGER NOT NULL, key TEXT NOT NULL, s INTEGER NOT NULL, t INTEGER NOT NULL, record {blob} NOT NULL,
         value TEXT NOT NULL, number {real}, text TEXT, hidden INTEGER NOT NULL,
         PRIMARY KEY (subject, key, s, t, record)){compact}""",
+    "CREATE INDEX property_redacted ON property (subject) WHERE key = 'redacted'",
     """CREATE TABLE register (
         subject INTEGER NOT NULL, key TEXT NOT NULL, s INTEGER NOT NULL, t INTEGER NOT NULL, record {blob} NOT NULL,
         value TEXT NOT NULL, number {real}, text TEXT, PRIMARY KEY (subject, key, s)){compact}""",

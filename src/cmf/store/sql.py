@@ -24,6 +24,7 @@ from cmf.store.chain import all_items, behind, find, held, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
 from cmf.store.index import SqlIndex
+from cmf.store.redacting import FOLDED_UP_TO
 from cmf.store.sealing import seal_scope
 from cmf.store.whereabouts import SqlWhereabouts
 
@@ -189,11 +190,11 @@ class SqlStore:
         """
         try:
             with self._sql.write(durable=True) as connection:
-                outcomes, new = take_in(connection, arriving)
-                if new:
-                    if self._logged is not None:
-                        self._logged(connection, [one.segment.hash for one in new])
-                    fold(connection, [item for one in new for item in one.items], lambda id_: find(connection, id_))
+                outcomes, new, items = take_in(connection, arriving)
+                if new and self._logged is not None:
+                    self._logged(connection, [one.segment.hash for one in new])
+                if items:
+                    fold(connection, items, lambda id_: find(connection, id_))
         except CmfError as error:
             if len(arriving) == 1 or isinstance(error, UnreachableError):
                 return [error] * len(arriving)
@@ -484,5 +485,5 @@ def _fold_some(connection: Connection) -> int:
     if rows:
         items = (Item(scope, id_, data, model.trusted(data)) for _, scope, id_, data in rows)
         fold(connection, items, lambda id_: find(connection, id_))
-        connection.execute("UPDATE folded SET p = ?", (rows[-1][0],))
+        connection.execute(FOLDED_UP_TO, (rows[-1][0],))
     return len(rows)

@@ -1,0 +1,145 @@
+"""Redaction in the store: the bytes of a record leave the truth tables, and its rows the derived ones.
+
+A redaction counts for the copies of a record that are carried in its scope or below, and for ever: no later write takes
+it back. So the order in which a record and its redaction come makes no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from cmf.graph import nodes, registers
+from cmf.graph.projection import BirthRow, EventRow, LinkRow, PropertyRow, SeriesRow, row
+from cmf.model import records as model
+from cmf.model import segment as segments
+from cmf.store import current
+from cmf.store.batch import Batch, Covered, Item, keys_of
+from cmf.store.chain import prefix
+from cmf.store.dialect import Connection, known
+
+FOLDED_UP_TO = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending WHERE p <= ?)"
+"""Notes that pending records up to a number are folded. A number that is free again may be given again."""
+
+_json = msgspec.json.Decoder()
+
+
+class Carrier(NamedTuple):
+    """A segment that may carry some records: its number, its scope, and itself."""
+
+    g: int
+    scope: str
+    segment: segments.Segment
+
+
+def redactions(connection: Connection) -> Covered:
+    """Return what says which records are redacted, and for which scopes. Hidden or not, a redaction counts."""
+    return Covered(connection, "property", model.REDACTED)
+
+
+def redact(batch: Batch, items: Iterable[Item]) -> list[PropertyRow]:
+    """Drop what the redactions of a batch are about, and what of the batch was redacted before.
+
+    Returns the rows of retractions that went: what they hid is to be shown again.
+    """
+    said = redactions(batch.connection)
+    if not said.exist():
+        return []
+    asked = {id_ for item in items for id_ in (item.id, model.redacts(item.record)) if id_ is not None}
+    said.load(nodes.record_key(id_) for id_ in asked)
+    gone = _drop(batch.connection, {id_ for id_ in asked if said.known(nodes.record_key(id_))}, said)
+    undone = []
+    for item in gone:
+        if item.record is None:
+            continue
+        made = row(item.scope, item.id, item.record, item.data)
+        _forget(batch, item, made)
+        if isinstance(made, PropertyRow) and made.key == registers.RETRACTED:
+            undone.append(made)
+    return undone
+
+
+# ---- truth -------------------------------------------------------------------------------------------------------
+
+
+def _drop(connection: Connection, ids: set[bytes], said: Covered) -> list[Item]:
+    """Drop the bytes of these records wherever a redaction covers them; return what went, each once a scope."""
+    gone: dict[tuple[str, bytes], Item] = {}
+
+    def take(scope: str, id_: bytes, data: bytes) -> bool:
+        record = model.trusted(data)
+        if not said.covers(scope, nodes.record_key(id_)) or not segments.can_redact(data, record):
+            return False
+        gone[scope, id_] = Item(scope, id_, data, record)
+        return True
+
+    for held in _carriers(connection, ids):
+        frames = segments.body_of(held.segment).frames
+        kept = [
+            (id_, None if data is not None and id_ in ids and take(held.scope, id_, data) else data)
+            for id_, data in frames
+        ]
+        if kept != frames:
+            body = segments.with_body(held.segment, kept).body
+            connection.execute("UPDATE segment SET body = ? WHERE g = ?", (body, held.g))
+    for id_ in sorted(ids):
+        for scope, data in connection.execute("SELECT scope, data FROM pending WHERE id = ?", (id_,)).fetchall():
+            if take(scope, id_, data):
+                connection.execute("DELETE FROM pending WHERE id = ? AND scope = ?", (id_, scope))
+                connection.execute("DELETE FROM waiting WHERE id = ? AND scope = ?", (id_, scope))
+    connection.execute(FOLDED_UP_TO, connection.execute("SELECT p FROM folded").fetchone())
+    return list(gone.values())
+
+
+def _carriers(connection: Connection, ids: set[bytes]) -> Iterable[Carrier]:
+    """Yield the segments that may carry some records, each once."""
+    numbers = {
+        g
+        for id_ in ids
+        for (g,) in connection.execute("SELECT g FROM carried WHERE prefix = ?", (prefix(id_),)).fetchall()
+    }
+    for g in sorted(numbers):
+        scope, *parts = connection.execute(
+            "SELECT s.scope, g.header, g.signature, g.body FROM segment g JOIN stream s ON s.s = g.s WHERE g.g = ?",
+            (g,),
+        ).fetchone()
+        yield Carrier(g, scope, segments.parse(*parts))
+
+
+# ---- what was derived ----------------------------------------------------------------------------------------------
+
+
+def _forget(batch: Batch, item: Item, made: object) -> None:
+    """Take a record's row out of the derived tables, and compute anew what it counted in."""
+    connection = batch.connection
+    assert isinstance(made, BirthRow | EventRow | LinkRow | PropertyRow | SeriesRow)
+    scope_key = b"s" + item.scope.encode()
+    i = known(connection, keys := [*keys_of(made), scope_key])
+    if len(i) < len(set(keys)):
+        return  # it was never folded
+    s = i[scope_key]
+    batch.i.update(i)
+    if isinstance(made, EventRow):
+        connection.execute("DELETE FROM event WHERE v = ? AND s = ?", (i[made.event], s))
+    elif isinstance(made, LinkRow):
+        connection.execute(
+            "DELETE FROM link WHERE source = ? AND rel = ? AND target = ? AND s = ? AND record = ?",
+            (i[made.source], made.rel, i[made.target], s, made.record),
+        )
+    elif isinstance(made, BirthRow):
+        connection.execute("DELETE FROM birth WHERE e = ? AND record = ?", (i[made.execution], made.record))
+        batch.executions.add(made.execution)
+    elif isinstance(made, SeriesRow):
+        e = i[made.execution]
+        connection.execute("DELETE FROM series WHERE e = ? AND record = ?", (e, made.record))
+        current.last_points(connection, e, s, _json.decode(made.names))
+    else:
+        subject = i[made.subject]
+        connection.execute(
+            "DELETE FROM property WHERE subject = ? AND key = ? AND s = ? AND t = ? AND record = ?",
+            (subject, made.key, s, made.t, made.record),
+        )
+        current.shown(batch, made, item.scope, s)
+
