@@ -70,8 +70,8 @@ def lacking(source: Peer, store: SqlStore, view: View) -> Iterator[bytes]:
     return source.get(store.lacking(dict.fromkeys(source.matching(view))))
 
 
-Authorize = Callable[[str, bytes, str], None]
-"""Called with (scope, writer's key, site) of each segment before it is committed; raises `DeniedError`."""
+Authorize = Callable[[str, bytes, Sequence[Item]], None]
+"""Called with (scope, writer's key, records) of each segment before it is committed; raises `DeniedError`."""
 
 
 Insert = Callable[[Sequence[Arriving]], list[Outcome]]
@@ -218,7 +218,7 @@ def verified(wire: bytes, known: Known, authorize: Authorize | None = None) -> V
             raise CorruptError("A segment's signature is not its writer's.", kind="signature")
         items = [Item(scope, id_, data, record) for id_, data, record in segments.check_body(segment)]
         if authorize is not None:
-            authorize(*stream)
+            authorize(scope, writer, items)
     except CmfError as error:
         return _refused(segment, stream[0], error)
     return Verified(segment, stream, items)

@@ -141,9 +141,9 @@ def _objects_of_others(grant: Any) -> Any:
 
 
 def _nobody_is_refused(authorize: Any) -> Any:
-    def allows(self: Auth, caller: Any, scope: str, key: bytes) -> None:
+    def allows(self: Auth, caller: Any, scope: str, key: bytes, **asked: Any) -> None:
         with contextlib.suppress(DeniedError):
-            authorize(self, caller, scope, key)
+            authorize(self, caller, scope, key, **asked)
 
     return allows
 

@@ -155,11 +155,11 @@ class Auth:
         held = tuple(role for role in narrowed if caller.may(role.role, role.prefix))  # what was taken since is lost
         return msgspec.structs.replace(caller, roles=held, is_narrowed=True)
 
-    def authorize(self, caller: Caller, scope: str, key: bytes) -> None:
+    def authorize(self, caller: Caller, scope: str, key: bytes, *, roles: Sequence[str] = ("write",)) -> None:
         """Check that a segment of this scope and key may be admitted from this caller; else `DeniedError`.
 
-        The key must be enrolled with write on the scope, and the token be the same principal's, or hold relay. An
-        admin's push enrols keys that nobody has: so the hub's own user needs no ceremony.
+        The key must be enrolled with these roles on the scope, and the token be the same principal's, or hold relay.
+        An admin's push enrols keys that nobody has: so the hub's own user needs no ceremony.
         """
         rows = self._sql.fetch(_HOLDER, (key,))
         if rows and rows[0][2] is not None:
@@ -180,12 +180,18 @@ class Auth:
                 if self._principal_of(connection, key) is None:
                     self._enrol_key(connection, key, caller.principal)
             holder = caller
-        if not holder.may("write", scope):
-            raise DeniedError(f"{holder.name} may not write in {scope}.", kind="scope")
-        if holder.principal == caller.principal:
-            if not caller.may("write", scope):
-                raise DeniedError(f"This token may not write in {scope}.", kind="scope")
-        elif not caller.may("relay", scope):
+        own = holder.principal == caller.principal
+        for role in roles:
+            for who, name in [(holder, holder.name), *([(caller, "This token")] if own else [])]:
+                if not who.may(role, scope):
+                    raise DeniedError(
+                        f"{name} may not {role} in {scope}.",
+                        hint=f"Ask the hub's admin for the role {role} there, and push again.",
+                        kind="scope",
+                    )
+        if own:
+            return
+        if not caller.may("relay", scope):
             raise DeniedError(f"{caller.name} may not bring records that {holder.name} signed.", kind="relay")
 
     # ---- objects -------------------------------------------------------------------------------------------------

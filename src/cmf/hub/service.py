@@ -21,11 +21,13 @@ from cmf.hub.intake import Intake
 from cmf.hub.log import Log
 from cmf.hub.readable import ReadableIndex
 from cmf.model import digest as digests
+from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model import wire
 from cmf.model.exchange import Head, View
 from cmf.objects import check_name, manifest, mismatched, read
 from cmf.objects.local import LocalObjects
+from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
@@ -170,12 +172,13 @@ class Hub:
         return self._push(caller, found, wanted=wanted)
 
     def _push(self, caller: Caller, found: list[bytes], *, wanted: bool) -> Iterator[bytes]:
-        authorized: set[tuple[str, bytes]] = set()
+        authorized: set[tuple[str, bytes, bool]] = set()
 
-        def authorize(scope: str, key: bytes, _: str) -> None:
-            if (scope, key) not in authorized:
-                self.auth.authorize(caller, scope, key)
-                authorized.add((scope, key))
+        def authorize(scope: str, key: bytes, items: Sequence[Item]) -> None:
+            redacts = any(model.redacts(item.record) for item in items)
+            if (scope, key, redacts) not in authorized:
+                self.auth.authorize(caller, scope, key, roles=("write", "redact") if redacts else ("write",))
+                authorized.add((scope, key, redacts))
 
         count = 0
         scopes = set()
