@@ -46,8 +46,7 @@ def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[
     said = redactions(connection)
     if said.exist():
         said.load(nodes.record_key(item.id) for one in arriving for item in one.items)
-    for one in arriving:
-        one = _without_redacted(one, said)
+    for one in (_without_redacted(brought, said) for brought in arriving):
         try:
             g, lacked = _insert(connection, one)
         except ConflictError as error:

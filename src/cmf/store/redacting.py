@@ -142,4 +142,3 @@ def _forget(batch: Batch, item: Item, made: object) -> None:
             (subject, made.key, s, made.t, made.record),
         )
         current.shown(batch, made, item.scope, s)
-

@@ -9,6 +9,8 @@ import pytest
 import urllib3
 
 from cmf.graph import filter as filters
+from cmf.model import records as model
+from cmf.model import segment as segments
 from cmf.model.exchange import View
 from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
@@ -181,3 +183,38 @@ def test_every_act_is_in_the_audit_log_with_who_did_it_and_no_secret(hub: HubPro
     assert client.token() not in json.dumps(acts)
     older = admin("GET", f"/v1/audit?before={acts[2]['n']}")[1]
     assert older[0] == acts[3]
+
+
+def sent(client: HubClient, writer: Writer) -> list[str]:
+    writer.seal()
+    return [done.kind or done.outcome for done in transfer(LocalPeer(writer.store), client.peer, View(own=True))]
+
+
+def test_a_redaction_is_taken_only_from_who_holds_that_role_in_its_scope(hub: HubProcess, tmp_path: Path) -> None:
+    victim, mallory = Writer("victim", seed=41), Writer("mallory", seed=42)
+    scope = "victim/train"
+    theirs = joined(hub, tmp_path, victim, scope="victim", role="write")
+    client = joined(hub, tmp_path, mallory, scope="victim", role="write")
+    record = victim.add(scope, model.Property(subject="scope", key="title", value="a secret of ours", t=1))
+    assert sent(theirs, victim) == ["new", "new"]
+    wire = list(theirs.peer.segments(View(scopes=(scope,)), {}))
+    redaction = model.Property(subject=f"record:{record.hex()}", key="redacted", value=True, t=2)
+    mallory.add(scope, redaction)
+    assert sent(client, mallory) == ["new", "scope"]
+    admin, principal = Asking(hub), who(hub, "mallory")["id"]
+    # The role in another scope lets a redaction in there, which says nothing of this one.
+    for prefix in ("elsewhere/train", "victim/train/deep"):
+        for name in ("write", "redact"):
+            assert admin("POST", "/v1/roles", {"principal": principal, "role": role(name, prefix)})[0] == 204
+        mallory.add(prefix, redaction)
+    assert sorted(sent(client, mallory)) == ["new"] * 4 + ["scope"]
+    assert list(theirs.peer.segments(View(scopes=("victim/train",)), {}))[: len(wire)] == wire
+    # With the role here, what was refused is taken; and the bytes are gone for who asks next.
+    assert admin("POST", "/v1/roles", {"principal": principal, "role": role("redact", "victim")})[0] == 204
+    assert sent(client, mallory) == ["new"]
+    held = b"".join(
+        data for found in client.peer.segments(View(), {}) for _, data in segments.records_of(segments.from_wire(found))
+    )
+    assert b"a secret of ours" not in held
+    assert record.hex().encode() in held
+    assert sent(theirs, victim) == []
