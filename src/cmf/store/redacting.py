@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from cmf.graph import nodes, registers
-from cmf.graph.projection import BirthRow, EventRow, LinkRow, PropertyRow, SeriesRow, row
+from cmf.graph.projection import BirthRow, EventRow, LinkRow, PropertyRow, SeriesRow, plain, row
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.store import current
@@ -24,6 +24,7 @@ FOLDED_UP_TO = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending W
 """Notes that pending records up to a number are folded. A number that is free again may be given again."""
 
 _json = msgspec.json.Decoder()
+_name = msgspec.json.Encoder()
 
 
 class Carrier(NamedTuple):
@@ -142,3 +143,21 @@ def _forget(batch: Batch, item: Item, made: object) -> None:
             (subject, made.key, s, made.t, made.record),
         )
         current.shown(batch, made, item.scope, s)
+        _forget_name(connection, item.record)
+
+
+def _forget_name(connection: Connection, record: model.Record | None) -> None:
+    """Forget what a site called itself in a record that went, unless another record says that name too."""
+    if not isinstance(record, model.Property) or not record.key.startswith(registers.PROCESS):
+        return
+    name = _site(record.value)
+    others = connection.execute(
+        "SELECT value FROM property WHERE key >= 'process/' AND key < 'process0' AND instr(value, ?) > 0",
+        (_name.encode(name).decode(),),
+    )
+    if name and not any(_site(_json.decode(value)) == name for (value,) in others):
+        connection.execute("DELETE FROM called WHERE name = ?", (name,))
+
+
+def _site(process: object) -> str:
+    return plain(registers.site(process)) if isinstance(process, dict) else ""

@@ -138,3 +138,17 @@ def test_a_body_with_redacted_records_must_still_be_what_its_header_names() -> N
     for forged in ([first, (first[0], None)], [(second[0], None), first], [first], [first, (second[0], b"{}")]):
         with pytest.raises(CorruptError):
             segments.check_body(segments.with_body(full, forged))
+
+
+def test_what_a_site_called_itself_goes_with_the_last_record_that_says_it() -> None:
+    writer = Writer("w")
+    leaked(writer)
+    said = [
+        writer.add(SCOPE, model.Property(subject=NODE, key=f"process/1-aaaaaaaa/{rank}", value=value, t=rank + 1))
+        for rank, value in enumerate(({"site": {"name": "lab"}}, {"site": {"name": "lab"}}, "lab"))
+    ]
+    writer.seal()
+    for record, left in zip(said, (1, 0, 0), strict=True):
+        writer.add(SCOPE, redaction(record))
+        writer.store.fold_pending()
+        assert len(list(writer.store.samples(View(sites=("lab",))))) == left
