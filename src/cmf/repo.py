@@ -23,6 +23,7 @@ from cmf import (
     config,
     exporting,
     fetching,
+    following,
     importing,
     labelling,
     media,
@@ -41,7 +42,7 @@ from cmf.graph import lineage, ranks, views
 from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
-from cmf.model.exchange import Sample, View
+from cmf.model.exchange import EVERYTHING, Sample, View
 from cmf.objects import ObjectStore, RemoteStore, read
 from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
@@ -443,6 +444,8 @@ class Repo:
         """Add or replace a remote; None removes it."""
         remotes = dict(self.config.remotes)
         if url is None:
+            if name in remotes and not is_data(remotes[name].url):
+                self.follow(name, ())
             if remotes.pop(name, None) is None:
                 raise NotFoundError(f"There is no remote '{name}' here.")
         else:
@@ -557,13 +560,15 @@ class Repo:
         scopes: Sequence[str] = (),
         sites: Sequence[str] = (),
         where: str = "",
+        everything: bool = False,
         data: bool = False,
         dry: bool = False,
         progress: moving.Progress = moving.nothing,
     ) -> moving.Moved:
         """Bring records, and with ``data`` their bytes, from a hub; the data from a remote that holds only that.
 
-        ``sites``: only what these sites recorded, by name. ``where``: only executions that this filter finds.
+        ``sites``: only what these sites recorded, by name. ``where``: only executions that this filter finds. What is
+        chosen is followed from now on, too; without a choice all that is followed comes. See `cmf.following`.
         """
         self.collect()
         there = self.remote(remote)
@@ -572,7 +577,23 @@ class Repo:
         if isinstance(there, DataRemote):
             bytes_ = there.objects()
             return moving.pull_data(self.store, self.objects, bytes_, view=view, dry=dry, progress=progress)
-        return sync.pull(self.store, self.objects, there, view=view, data=data, dry=dry, progress=progress)
+        known = following.followed(self.store, there.url)
+        asked = (view,) if everything or view != EVERYTHING or not known else known
+        moved = sync.pull(self.store, self.objects, there, views=asked, data=data, dry=dry, progress=progress)
+        if not dry:
+            for each in asked:
+                known = following.widened(known, each)
+            following.follow(self.store, there.url, known)
+        return moved
+
+    def followed(self, remote: str = "") -> tuple[View, ...]:
+        """Return what a pull that is told nothing else brings from a hub; none if no pull has said yet."""
+        there = self.remote(remote)
+        return () if isinstance(there, DataRemote) else following.followed(self.store, there.url)
+
+    def follow(self, remote: str, views: Sequence[View]) -> None:
+        """Have a pull that is told nothing else bring these views from now on. What is here stays."""
+        following.follow(self.store, self.hub(remote).url, views)
 
     def pull_lineage(
         self,

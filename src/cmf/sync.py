@@ -87,28 +87,35 @@ def pull(
     objects: LocalObjects,
     hub: HubClient,
     *,
-    view: View = EVERYTHING,
+    views: Sequence[View] = (EVERYTHING,),
     data: bool = False,
     dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
-    """Bring what the hub holds in a view, with ``data`` its bytes too.
+    """Bring what the hub holds in some views, with ``data`` its bytes too.
 
     ``dry``: fetch and check the segments that lack here, say what they are, and keep nothing.
     """
     moved = Moved(refused=[], scopes=[], warnings=[])
     local = transfer.LocalPeer(store)
-    if dry:
-        rehearsal = transfer.Rehearsal(local, store.scope_of)
-        if view.where:
-            _admit(moved, rehearsal.admit(transfer.lacking(hub.peer, store, view)), progress)
-        else:
-            _admit(moved, transfer.transfer(hub.peer, rehearsal, view), progress)
-        return moved
-    _pull(store, local, hub, view, moved, progress)
-    if data:
-        _fetch(store, objects, hub, moving.executions(store, view), moved, progress)
+    for view in views:
+        if dry:
+            _rehearse(store, local, hub, view, moved, progress)
+            continue
+        _pull(store, local, hub, view, moved, progress)
+        if data:
+            _fetch(store, objects, hub, moving.executions(store, view), moved, progress)
     return moved
+
+
+def _rehearse(
+    store: SqlStore, local: transfer.LocalPeer, hub: HubClient, view: View, moved: Moved, progress: Progress
+) -> None:
+    rehearsal = transfer.Rehearsal(local, store.scope_of)
+    if view.where:
+        _admit(moved, rehearsal.admit(transfer.lacking(hub.peer, store, view)), progress)
+    else:
+        _admit(moved, transfer.transfer(hub.peer, rehearsal, view), progress)
 
 
 def pull_lineage(

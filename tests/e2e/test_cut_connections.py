@@ -67,7 +67,7 @@ class Lab:
         return sync.push(self.folder, self.store, self.objects, self.client(), CLOCK)
 
     def pull(self, pipeline: str) -> moving.Moved:
-        return sync.pull(self.store, self.objects, self.client(), view=View(scopes=(f"{pipeline}/*",)))
+        return sync.pull(self.store, self.objects, self.client(), views=(View(scopes=(f"{pipeline}/*",)),))
 
 
 def test_a_push_that_is_cut_at_any_byte_and_run_again_is_as_if_it_ran_once(

@@ -175,7 +175,7 @@ class World:
 
         def act() -> None:
             rewritten = self._is_rewritten(site, hub)
-            moved = sync.pull(site.store, site.objects, self.client(site, hub), view=View(scopes=tuple(scopes)))
+            moved = sync.pull(site.store, site.objects, self.client(site, hub), views=(View(scopes=tuple(scopes)),))
             must(rewritten == bool(moved.warnings), f"{site.name}: {rewritten=}, but {moved.warnings=}")
             refused = [one.detail for one in moved.refused]
             must(site.disk.is_full or not refused, f"{site.name} refused what {hub.name} holds: {refused}")

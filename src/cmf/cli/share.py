@@ -10,19 +10,18 @@ import click
 
 from cmf.cli import completion
 from cmf.cli.ask import JSON, SCOPES
+from cmf.cli.choosing import SITES, choosing
 from cmf.cli.opening import here as _here
 from cmf.cli.progress import counting
 from cmf.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
     from cmf.graph.index import Direction
+    from cmf.model.exchange import View
     from cmf.moving import Moved
     from cmf.repo import Repo
 
 
-SITES = click.option(
-    "--site", "sites", multiple=True, metavar="NAME", help="Only what this site recorded, by its name or id."
-)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say which records would move, and move nothing.")
 
 
@@ -108,19 +107,48 @@ def remote_trust(name: str) -> None:
     click.echo(f"What is known of {name} is forgotten; the next pull believes what it sees.")
 
 
+@remote.command("follow")
+@click.argument("name", shell_complete=completion.remotes)
+@choosing
+@click.option("--all", "everything", is_flag=True, help="Everything.")
+def remote_follow(name: str, *, view: View, everything: bool) -> None:
+    """Say what 'cmf pull' brings from a hub when it is told nothing else; nothing moves, and what is here stays.
+
+    \b
+      cmf remote follow origin --scope 'detector/*' --site lab
+      cmf remote follow origin --all
+      cmf remote follow origin             # tell what is followed
+    """
+    from cmf import following
+    from cmf.model.exchange import EVERYTHING
+
+    if everything and view != EVERYTHING:
+        raise UsageError("--all goes with no other choice.")
+    with _here() as here:
+        if everything or view != EVERYTHING:
+            here.follow(name, [view])
+        follows = here.followed(name) or (EVERYTHING,)
+    for each in follows:
+        click.echo(following.described(each))
+
+
 @remote.command("list")
 @JSON
 def remote_list(as_json: bool) -> None:
-    """List the hubs that this store knows."""
+    """List the hubs that this store knows, and what it follows of each if that isn't everything."""
+    from cmf import following
     from cmf.cli import render
+    from cmf.model.exchange import EVERYTHING
 
     with _here() as here:
         remotes = {name: found.url for name, found in here.config.remotes.items()}
+        follows = {name: here.followed(name) for name in remotes}
     if as_json:
         render.to_json(remotes)
         return
     for name, url in remotes.items():
-        click.echo(f"{name}\t{url}")
+        parts = [following.described(view) for view in follows[name] if view != EVERYTHING]
+        click.echo("\t".join([name, url, *parts]))
     if not remotes:
         click.echo("No remote yet. Add one: cmf remote add origin URL")
 
@@ -146,11 +174,8 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
 
 @click.command()
 @click.argument("remote", default="", shell_complete=completion.remotes)
-@SCOPES
-@SITES
-@click.option("--since", default="", metavar="TIME", help="Only executions that started then or later.")
-@click.option("--until", default="", metavar="TIME", help="Only executions that started before.")
-@click.option("--where", default="", metavar="FILTER", help="Only executions that this finds, as 'cmf log' has it.")
+@choosing
+@click.option("--all", "everything", is_flag=True, help="Everything, and follow everything from now on.")
 @click.option(
     "--ancestors",
     default="",
@@ -179,11 +204,8 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
 def pull(
     remote: str,
     *,
-    scopes: tuple[str, ...],
-    sites: tuple[str, ...],
-    since: str,
-    until: str,
-    where: str,
+    view: View,
+    everything: bool,
     ancestors: str,
     descendants: str,
     data: bool,
@@ -193,7 +215,9 @@ def pull(
 ) -> None:
     """Bring others' records from a hub: all of them, or some.
 
-    A TIME is a date, or a date and a time of day, in UTC. Options that choose are joined by 'and'.
+    What was chosen is followed: 'cmf pull' without a choice brings what is new of it, and another choice adds to it.
+    'cmf remote follow' limits it again. Options that choose are joined by 'and'. A TIME is a date, or a date and a time
+    of day, in UTC.
 
     \b
       cmf pull
@@ -202,13 +226,13 @@ def pull(
       cmf pull --ancestors detector@best --data
       cmf pull --data --artifact 'images/val/*.png'
     """
-    from cmf import repo, sync
+    from cmf import following, repo, sync
+    from cmf.model.exchange import EVERYTHING
 
-    where = _filter(where, since, until)
-    chosen = bool(scopes or sites or where)
-    if bool(ancestors) + bool(descendants) + chosen > 1:
-        raise UsageError("--ancestors and --descendants each go with no other choice.", hint="Pull twice.")
-    if artifacts and (chosen or ancestors or descendants or dry_run or not data):
+    chosen = view != EVERYTHING
+    if bool(ancestors) + bool(descendants) + chosen + everything > 1:
+        raise UsageError("--all, --ancestors and --descendants each go with no other choice.", hint="Pull twice.")
+    if artifacts and (chosen or everything or ancestors or descendants or dry_run or not data):
         raise UsageError("--artifact goes with --data, and with no other choice of what to pull.")
     with _here(or_make=repo.init) as here, counting("Pulling") as progress:
         if artifacts:
@@ -217,30 +241,23 @@ def pull(
             direction: Direction = "up" if ancestors else "down"
             moved = here.pull_lineage(root, direction, remote=remote, data=data, dry=dry_run, progress=progress)
         else:
+            before = here.followed(remote)
             moved = here.pull(
-                remote, scopes=scopes, sites=sites, where=where, data=data, dry=dry_run, progress=progress
+                remote,
+                scopes=view.scopes,
+                sites=view.sites,
+                where=view.where,
+                everything=everything,
+                data=data,
+                dry=dry_run,
+                progress=progress,
             )
+            follows = here.followed(remote)
+            if chosen and follows != before and not as_json:
+                said = ", and ".join(following.described(each) for each in follows)
+                click.echo(f"'cmf pull' now brings {said}; 'cmf pull --all' brings everything.")
     _report("Would pull" if dry_run else "Pulled", moved, as_json)
     sync.check(moved, "store here")
-
-
-def _filter(where: str, since: str, until: str) -> str:
-    """Return one filter of executions that says all three."""
-    from cmf.graph import filter as filters
-
-    parts = [where.strip()] if where.strip() else []
-    for option, operator, time in (("--since", ">=", since), ("--until", "<", until)):
-        if not time:
-            continue
-        condition = f"started {operator} {time.strip().replace(' ', 'T')}"
-        try:
-            filters.parse(condition)
-        except UsageError as error:
-            raise UsageError(
-                f"'{time[:80]}' is no time that {option} takes.", hint="Such as 2026-11-23 or 2026-11-23T10:00 (UTC)."
-            ) from error
-        parts.append(condition)
-    return " and ".join(parts)
 
 
 @click.command()

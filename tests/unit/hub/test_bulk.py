@@ -322,11 +322,11 @@ def test_a_push_and_a_pull_move_small_and_large_ones_and_folders(
         assert (again.segments, again.objects, again.stayed) == (0, 0, 0)
     (tmp_path / "other").mkdir()
     with cmf.init(tmp_path / "other") as other:
-        pulled = sync.pull(other.store, other.objects, client, view=View(scopes=("moves/*",)), data=True)
+        pulled = sync.pull(other.store, other.objects, client, views=(View(scopes=("moves/*",)),), data=True)
         assert pulled.stayed == 0
         for data in made.values():
             assert read(other.objects, digests.file_digest(data)) == data
-        assert sync.pull(other.store, other.objects, client, view=View(scopes=("moves/*",)), data=True).objects == 0
+        assert sync.pull(other.store, other.objects, client, views=(View(scopes=("moves/*",)),), data=True).objects == 0
 
 
 def test_a_folder_whose_file_is_lost_stays_and_holds_nothing_else_up(

@@ -106,7 +106,7 @@ class Site:
         assert [a.detail for a in outcomes if a.outcome == "refused"] == []
 
     def pull(self, *scopes: str) -> moving.Moved:
-        return sync.pull(self.store, self.objects, self.client, view=View(scopes=scopes))
+        return sync.pull(self.store, self.objects, self.client, views=(View(scopes=scopes),))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from cmf.errors import UnsupportedError
 from cmf.graph.index import Node
 from cmf.model import records as model
 from cmf.model.exchange import View
+from cmf.model.wire import Role
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
@@ -45,7 +46,7 @@ class Reader:
         self.hub = hub
 
     def pull(self, view: View) -> moving.Moved:
-        return sync.pull(self.store, self.objects, self.hub, view=view)
+        return sync.pull(self.store, self.objects, self.hub, views=(view,))
 
     def executions(self) -> list[str]:
         return sorted(view.name for view in self.store.index.executions(self._nodes()).values())
@@ -157,3 +158,29 @@ def test_a_hub_that_knows_no_filters_is_named(lab: Writer, process: HubProcess, 
     client = Old(process.url, state_home=process.state_home, keys=tmp_path / "keys")
     with pytest.raises(UnsupportedError, match="older than filters"):
         list(client.matching(View(where="status = finished")))
+
+
+def test_access_that_is_granted_later_brings_what_could_not_be_read_before(
+    lab: Writer, hub: HubClient, process: HubProcess, tmp_path: Path
+) -> None:
+    lab.execution(f"{lab.name}/open", 1)
+    lab.seal()
+    lab.execution(f"{lab.name}/closed", 2)
+    send(lab, hub)
+    invite = hub.access.invite(lab.name, Role(f"{lab.name}/open", "read"), expires_s=3600)
+    guest = HubClient(process.url, state_home=tmp_path / "nobody", keys=tmp_path / "guest")
+    reader = Reader(tmp_path, guest)
+    guest.enrol(invite.secret, reader.writer.key.public, lab.name)
+    views = (View(), View(sites=(f"site-{lab.name}",)), View(where="status = finished"))
+
+    def pull() -> moving.Moved:
+        return sync.pull(reader.store, reader.objects, guest, views=views)
+
+    pull()
+    assert reader.executions() == ["run-1"]
+    assert pull().segments == 0
+    (principal,) = (each.id for each in hub.access.principals() if each.name == lab.name)
+    hub.access.give(principal, Role(f"{lab.name}/closed", "read"))
+    assert pull().segments == 2
+    assert reader.executions() == ["run-1", "run-2"]
+    assert reader.store.dump() == lab.store.dump()
