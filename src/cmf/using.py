@@ -5,10 +5,12 @@ Knows how each becomes an artifact. Refuses to know how a run starts, counts or 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -20,9 +22,12 @@ from cmf.model import records as model
 from cmf.objects import manifest
 from cmf.points import whole as whole_number
 from cmf.recorder import Recorder
-from cmf.worktree import git
+from cmf.worktree import dvc, git
 from cmf.worktree import pointer as pointers
 from cmf.worktree.files import Kept
+
+if TYPE_CHECKING:
+    from cmf.tracked import Tracked
 
 NAME_CHARS_MAX = 200
 Direction = Literal["input", "output"]
@@ -35,6 +40,8 @@ class Uses:
         self._recorder = recorder
         self._scope = scope
         self._execution = execution
+        self._tracked: Tracked | None = None
+        self._repositories: dict[Path, Path | None] = {}
         self._named: list[tuple[str, str]] = []
         self._media_step = 0
         self.declared: dict[str, set[str]] = {}
@@ -59,11 +66,12 @@ class Uses:
         chosen = next((known for known in config.POLICIES if known == policy), None)
         if policy and chosen is None:
             raise UsageError(f"'{policy}' is no policy.", hint=f"It is one of {', '.join(config.POLICIES)}.")
+        began = time.time_ns()
         try:
             kept = self._recorder.files.keep(place, policy=chosen)
             if labels is not None:
                 attributes = {**attributes, **self._label_file(direction, Path(labels), kept)}
-            self._record(direction, place, kept, type=type, role=role, name=name, attributes=attributes)
+            self._record(direction, place, kept, type=type, role=role, name=name, attributes=attributes, began_ns=began)
             self._named.append((kept.digest, name))
         except (NotFoundError, UsageError):
             raise
@@ -151,8 +159,9 @@ class Uses:
                 found = media.Media("file", "", b"") if place else media.encoded(value)
                 kept = self._recorder.files.keep(place) if place else self._kept(found.data)
                 said = {"step": step, "rank": rank, "format": found.format}
-                given = {"type": found.type, "role": media.ROLE, "name": str(name)}
-                self._record("output", place, kept, **given, attributes=said, t=t)
+                self._record(
+                    "output", place, kept, type=found.type, role=media.ROLE, name=str(name), attributes=said, t=t
+                )
             except Exception as error:  # noqa: BLE001  # a value's own library may raise anything
                 self._recorder.drop(f"{str(name)[:NAME_CHARS_MAX]} at step {step}: {encoding.said(error)}")
         return step
@@ -175,13 +184,18 @@ class Uses:
         name: str = "",
         attributes: Mapping[str, Any] | None = None,
         t: int | None = None,
+        began_ns: int = 0,
     ) -> None:
-        """Record that the run used or made what is kept already; ``place`` is None for what lies at no path."""
+        """Record that the run used or made what is kept already; ``place`` is None for what lies at no path.
+
+        ``began_ns`` is a time before its bytes were read: then DVC's hash of them is looked for, too.
+        """
         recorder = self._recorder
         more = {"policy": kept.policy} if kept.policy != config.COPY else {}
         beside = git.pointer(place) if place else None
         if beside and beside[0].suffix == pointers.SUFFIX and not pointers.names(str(beside[0]), kept.digest):
             beside = None  # the data was changed since: that commit has another version of it
+        same, links = self._same_as(place, kept, began_ns) if place and began_ns else ({}, [])
         event = model.Event(
             execution=self._execution,
             direction=direction,
@@ -191,15 +205,34 @@ class Uses:
             role=role,
             name=name,
             size=kept.size,
-            attributes=encoding.to_value({**(attributes or {}), **more}),
+            attributes=encoding.to_value({**(attributes or {}), **more, **same}),
             t=recorder.now() if t is None else t,
             pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
         )
-        recorder.write(self._scope, model.Artifact(digest=kept.digest), event)
+        recorder.write(self._scope, model.Artifact(digest=kept.digest), event, *links)
         if place:
             real = os.path.realpath(place)
             self.declared.setdefault(direction, set()).add(real)
             recorder.tell(direction, real)
+
+    def _same_as(self, place: Path, kept: Kept, began_ns: int) -> tuple[dict[str, str], list[model.Record]]:
+        """Return what an event and other records say of DVC's hash of what was kept; nothing if none is proven."""
+        absolute = place.absolute()
+        if absolute.parent not in self._repositories:
+            with contextlib.suppress(OSError):
+                self._repositories[absolute.parent] = dvc.root(absolute.parent)
+        top = self._repositories.setdefault(absolute.parent, None)
+        if top is None:
+            return {}, []
+        from cmf.bridges.dvc import runs
+        from cmf.tracked import Tracked
+
+        self._tracked = self._tracked or Tracked(self._recorder.objects)
+        hash_ = self._tracked.hash_of(os.path.abspath(place), kept, top, began_ns)
+        if hash_ is None:
+            return {}, []
+        self._recorder.keep(runs.alias(hash_))
+        return {runs.ATTRIBUTE: str(hash_)}, runs.same_as(kept.digest, hash_)
 
 
 def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:

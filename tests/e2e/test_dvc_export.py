@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cmf.repo import init
+from cmf.graph.nodes import node_text
+from cmf.repo import Repo, init, open_repo
 from tests import buckets, dvc
-from tests.commands import cmf, git
+from tests.commands import cmf, git, script
 
 # The first of them makes the environment that real DVC is in, and that takes pip minutes on a busy machine.
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("dvc")]
@@ -132,6 +133,51 @@ def test_an_artifact_that_is_only_recorded_is_exported_by_its_name(project: Path
     cmf(project, "export", "dvc", "weights.bin")
     dvc.dvc(project, "checkout", "-q")
     assert (project / "weights.bin").read_text() == "weights\n"
+
+
+USE = """
+import cmf, sys
+with cmf.run("p/train") as run:
+    for path in {paths}:
+        run.input(path)
+"""
+
+
+def links(repo: Repo) -> set[tuple[str, str]]:
+    """Return the `same_as` links of a store: an artifact, and the alias that it is the same as."""
+    repo.collect()
+    rows = repo.store.dump()["link"]
+    return {(node_text(source), node_text(target)) for source, rel, target, *_ in rows if rel == "same_as"}
+
+
+def test_what_a_run_uses_and_real_dvc_tracks_is_linked_as_long_as_it_is_true(project: Path) -> None:
+    dvc.dvc(project, "config", "cache.type", "hardlink")
+    (project / "large.bin").write_bytes(bytes(range(256)) * 5 * 4096)
+    dvc.dvc(project, "add", "-q", *DATA, "large.bin")
+    used = [*DATA, "large.bin", "odd data/sub/deep/file"]
+    script(project, USE.format(paths=used))
+    with open_repo(project) as repo:
+        found = {use.path: use for use in repo.executions()[0].inputs}
+        expected = set()
+        for name in used:
+            said = found[name].attributes["dvc"]
+            if name in (*DATA, "large.bin"):
+                assert f"- md5: {said.removeprefix('md5:')}\n" in (project / f"{name}.dvc").read_text()
+            alias = b'{"cmf":"alias","of":"%s","v":1}' % said.encode()
+            digest = "sha256:" + hashlib.sha256(alias).hexdigest()
+            assert repo.read(digest) == alias
+            expected.add((f"artifact:{found[name].artifact}", f"artifact:{digest}"))
+        assert links(repo) == expected
+        assert (
+            found["odd data/sub/deep/file"].attributes["dvc"]
+            == "md5:"
+            + hashlib.md5((project / "odd data/sub/deep/file").read_bytes(), usedforsecurity=False).hexdigest()
+        )
+        (project / "run.sh").unlink()  # a hard link: to write into it would change the cache
+        (project / "run.sh").write_text("#!/bin/Sh\n")
+        script(project, USE.format(paths=["run.sh"]))
+        assert "dvc" not in repo.executions()[0].inputs[0].attributes
+        assert links(repo) == expected
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Reads only. A file is what its name says only if its own hash agrees.
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import os
 import stat
@@ -164,6 +163,8 @@ def _remote(top: Path, values: Mapping[str, str], before: Remote) -> Remote:
 
 def _config(path: Path) -> dict[str, dict[str, str]]:
     """Return the sections of a settings file; none of what cannot be read."""
+    import configparser  # not a thing to load with every run
+
     parser = configparser.RawConfigParser(strict=False, allow_no_value=True, delimiters=("=",))
     try:
         with open(path, "rb") as file:

@@ -35,6 +35,8 @@ SUFFIX = ".dvc"
 DIR = ".dir"
 
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
+_SIZE = re.compile(r"[0-9]{1,15}")
+_LINE = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>[a-z0-9_]+): (?P<value>.+)")
 
 
 class Hash(NamedTuple):
@@ -108,6 +110,43 @@ def read_pointer(data: bytes, path: str) -> Stage:
     value = _mapping(read_yaml(data, path), path)
     inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), _text(value.get("wdir"), ".")))
     return _stage(path.removesuffix(SUFFIX), value, inside, path)
+
+
+def read_statements(data: bytes) -> list[Item]:
+    """Return what a pointer or lock file says of files and folders, read line by line: fast, and for hints only.
+
+    Paths are as they are spelled, relative to a folder that is not known here. What is spelled in another way than
+    DVC's is left out. So nothing of it may be believed without a proof.
+    """
+    found: list[Item] = []
+    entry: dict[str, str] = {}
+    inside = -1
+    for line in [*data.decode("utf-8", "replace").splitlines(), ""]:
+        match = _LINE.fullmatch(line)
+        starts = match is not None and match["dash"] is not None
+        if match is not None and not starts and len(match["indent"]) == inside:
+            entry[match["key"]] = match["value"]
+            continue
+        path, md5, size = (_scalar(entry.get(key, "")) for key in ("path", "md5", "size"))
+        if path and _MD5.fullmatch(md5):
+            algorithm = MD5 if entry.get("hash") == MD5 else DOS2UNIX
+            found.append(Item(path, Hash(algorithm, md5), int(size) if _SIZE.fullmatch(size) else None))
+        entry, inside = {}, -1
+        if match is not None and starts:
+            entry, inside = {match["key"]: match["value"]}, len(match["indent"]) + len(match["dash"])
+    return found
+
+
+def _scalar(spelled: str) -> str:
+    """Return a plain or quoted scalar of YAML in one line; "" for what is more than that."""
+    if len(spelled) > 1 and spelled[0] == spelled[-1] == "'":
+        return spelled[1:-1].replace("''", "'")
+    if spelled.startswith('"'):
+        try:
+            return _text(json.loads(spelled))  # those of YAML that are none of JSON say nothing here
+        except ValueError:
+            return ""
+    return "" if spelled[:1] in "'&*!|>%@`{[" else spelled
 
 
 def read_pipeline(data: bytes, path: str) -> dict[str, Declared]:

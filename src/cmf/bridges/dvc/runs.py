@@ -20,6 +20,9 @@ from cmf.model import records as model
 ADD = "add"
 """The stage of those executions that are no run: versions of data that a pointer file tracks."""
 
+ATTRIBUTE = "dvc"
+"""Of an event: the hash that DVC names its bytes by."""
+
 TEXT_CHARS_MAX = 16_384
 PARAMS_BYTES_MAX = 32 * 1024
 
@@ -171,7 +174,7 @@ def _events(
         "t": t,
         "pointer": model.Pointer(path=ran.path, commit=commit.id),
     }
-    attributes = {"dvc": str(item.hash)} if item.hash is not None else {}
+    attributes = {ATTRIBUTE: str(item.hash)} if item.hash is not None else {}
     aliased = None
     if item.hash is not None:
         named = alias_digest(item.hash)
