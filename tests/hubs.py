@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -74,3 +75,11 @@ def running(folder: Path, state: Path, *, port: int = 0, database: str = "") -> 
     finally:
         if hub.process.poll() is None:
             hub.stop()
+
+
+def until(holds: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.05)

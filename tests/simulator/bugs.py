@@ -195,7 +195,7 @@ BUGS: dict[str, Bug] = {
     "signatures are not checked": _patched(signing, "verify", lambda _: lambda public, message, signature: True),
     "anybody may bring anything": _patched(Auth, "authorize", _nobody_is_refused),
     "everybody reads everything": _patched(Caller, "readable", lambda _: lambda self: None),
-    "a hub asks for no objects": _patched(Hub, "_wanted", lambda _: lambda self, scopes, after=None: []),
+    "a hub asks for no objects": _patched(Hub, "wanted", lambda _: lambda self, scopes, after=None: []),
     "an object is granted that never came": _patched(Hub, "_grant", _objects_of_others),
     "a rebuilt store forgets what is not sealed": _patched(sql, "all_items", _only_sealed),
 }

@@ -88,6 +88,7 @@ class Client(HubClient):
         self._site = site
         self._hub = hub
         self._token = token
+        self._watch = None
 
     @contextlib.contextmanager
     def request(

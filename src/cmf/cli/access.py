@@ -30,7 +30,7 @@ AT = click.option(
     help=f"The hub: a remote's name or a URL. If left out, the store's remote, else {LOCAL_URL}.",
 )
 SCOPE = click.option("--scope", default="", metavar="PREFIX", help="The scopes it holds on; all if left out.")
-ROLE = click.Choice(["read", "write", "relay", "redact", "admin"])
+ROLE = click.Choice(["read", "write", "relay", "peer", "redact", "admin"])
 
 
 @click.command()

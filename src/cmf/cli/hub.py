@@ -8,6 +8,7 @@ from types import ModuleType
 import click
 
 from cmf.cli import access
+from cmf.cli.peer import peer
 from cmf.cli.progress import counting
 from cmf.errors import UnsupportedError, UsageError
 
@@ -34,7 +35,7 @@ def hub() -> None:
     """Run a shared hub, and say who may do what there."""
 
 
-for _command in access.COMMANDS:
+for _command in (*access.COMMANDS, peer):
     hub.add_command(_command)
 
 

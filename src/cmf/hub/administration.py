@@ -1,4 +1,4 @@
-"""The routes by which a hub's access is administered. What they do is in `access`."""
+"""The routes by which a hub is administered: access, whose acts are in `access`, and its peers, in `federation`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from litestar import delete, get, post
 from litestar.params import Parameter
 
-from cmf.hub.calls import AnyRequest, caller_of, hub_of
+from cmf.hub.calls import AnyRequest, caller_of, federation_of, hub_of
 from cmf.model import wire
 
 Before = Annotated[int, Parameter(ge=0, le=1 << 53, description="Only lines with a smaller number; 0: the newest.")]
@@ -73,4 +73,31 @@ def acts(request: AnyRequest, before: Before = 0) -> list[wire.Act]:
     return hub_of(request).access.acts(caller_of(request), before)
 
 
-ROUTES = (*(principals, invites, invite, cancel, token, revoke_token, give_role, take_role, revoke_key, acts),)
+@get("/v1/peers", sync_to_thread=True)
+def peers(request: AnyRequest) -> list[wire.PeerInfo]:
+    """Return the hubs that this one syncs with, and how that went; it takes the hub's admin."""
+    return hub_of(request).peers.shown(caller_of(request))
+
+
+@post("/v1/peers", sync_to_thread=True, status_code=204)
+def add_peer(request: AnyRequest, data: wire.AskPeer) -> None:
+    """Join another hub and sync with it from now on; it takes the hub's admin."""
+    federation_of(request).add(caller_of(request), data)
+
+
+@delete("/v1/peers/{name:str}", sync_to_thread=True, status_code=204)
+def remove_peer(request: AnyRequest, name: str) -> None:
+    """Sync with another hub no longer; what it brought stays. It takes the hub's admin."""
+    federation_of(request).remove(caller_of(request), name)
+
+
+@post("/v1/peers/{name:str}/sync", sync_to_thread=True, status_code=202)
+def sync_peer(request: AnyRequest, name: str) -> None:
+    """Sync with a peer next, whatever its schedule: its ``turns`` tell when that is done. It takes the hub's admin."""
+    federation_of(request).hasten(caller_of(request), name)
+
+
+ROUTES = (
+    *(principals, invites, invite, cancel, token, revoke_token, give_role, take_role, revoke_key, acts),
+    *(peers, add_peer, remove_peer, sync_peer),
+)

@@ -22,6 +22,7 @@ from cmf.errors import CmfError, DeniedError, UsageError
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer
 from cmf.hub import administration
 from cmf.hub.calls import AnyRequest, caller_of, hub_of
+from cmf.hub.federation import Federation
 from cmf.hub.operations import Operations
 from cmf.hub.service import Hub
 from cmf.model import wire
@@ -34,6 +35,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names that a request to a loopback hub may give as its host: a web page elsewhere can point any other name here."""
 
 Under = Annotated[str, Parameter(query="scope", description="The scope that the object is sent under.")]
+Granted = Annotated[str, Parameter(query="scope", description="Only if the object was sent under this scope.")]
 AsksWanted = Annotated[
     bool, Parameter(query="wanted", description="The end frame names the objects that these scopes lack.")
 ]
@@ -46,6 +48,7 @@ def make_app(hub: Hub, *, loopback: bool, log: bool = False, on_shutdown: Callab
     ``loopback``: refuse requests that name another host or origin. ``log``: one line for each request.
     """
     operations = Operations(hub.counts, log=log)
+    federation = Federation(hub)
     return Litestar(
         route_handlers=ROUTES,
         middleware=[operations.middleware],
@@ -61,9 +64,10 @@ def make_app(hub: Hub, *, loopback: bool, log: bool = False, on_shutdown: Callab
             use_handler_docstrings=True,
         ),
         request_max_body_size=wire.JSON_BYTES_MAX,
-        on_shutdown=[on_shutdown] if on_shutdown else [],
+        on_startup=[federation.start],
+        on_shutdown=[federation.stop, *([on_shutdown] if on_shutdown else [])],
         logging_config=None,
-        opt={"hub": hub, "operations": operations},
+        opt={"hub": hub, "operations": operations, "federation": federation},
     )
 
 
@@ -218,9 +222,9 @@ def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, i
 
 
 @get("/v1/objects/{digest:str}", media_type=BULK)
-async def get_object(request: AnyRequest, digest: str) -> Stream:
+async def get_object(request: AnyRequest, digest: str, granted: Granted = "") -> Stream:
     """Return an object's bytes, from the offset on that a Range header names."""
-    file, size = await asyncio.to_thread(lambda: hub_of(request).open(caller_of(request), digest))
+    file, size = await asyncio.to_thread(lambda: hub_of(request).open(caller_of(request), digest, granted))
     try:
         start = _range(request.headers.get("range", ""), size)
     except CmfError:

@@ -17,7 +17,7 @@ from cmf.model.records import covers
 from cmf.model.wire import Act, Role
 from cmf.store.dialect import IN_MAX, Connection, Dialect, padded
 
-ROLES = ("read", "write", "relay", "redact", "admin")
+ROLES = ("read", "write", "relay", "peer", "redact", "admin")
 TOKEN_DAYS = 365
 _DAY_US = 86_400 * 10**6
 
@@ -70,8 +70,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     is_narrowed: bool = False
 
     def may(self, role: str, scope: str) -> bool:
-        """Tell whether this caller holds a role on a scope, or a prefix. admin includes all, each includes read."""
-        implied = ROLES if role == "read" else (role, "admin")
+        """Tell whether this caller holds a role on a scope, or a prefix: admin includes all, peer relay, each read."""
+        implied = {"read": ROLES, "relay": ("relay", "peer", "admin")}.get(role, (role, "admin"))
         return any(held.role in implied and covers(held.prefix, scope) for held in self.roles)
 
     def may_send(self, scope: str) -> bool:
@@ -159,7 +159,9 @@ class Auth:
         """Check that a segment of this scope and key may be admitted from this caller; else `DeniedError`.
 
         The key must be enrolled with these roles on the scope, and the token be the same principal's, or hold relay.
-        An admin's push enrols keys that nobody has: so the hub's own user needs no ceremony.
+        For a key that nobody here enrolled, who is a peer on the scope vouches, but for what takes more than writing:
+        so hubs bring what their own sites wrote. An admin's push enrols such keys: so the hub's own user needs no
+        ceremony.
         """
         rows = self._sql.fetch(_HOLDER, (key,))
         if rows and rows[0][2] is not None:
@@ -170,6 +172,9 @@ class Auth:
             holder = Caller(principal=rows[0][0], name=rows[0][1], roles=held)
         if holder is None:
             if not caller.may("admin", scope):
+                if caller.may("peer", scope):
+                    _must_hold(caller, [role for role in roles if role != "write"], scope)
+                    return
                 raise DeniedError(
                     f"The key that signed records of {scope} is not enrolled at this hub.",
                     hint="Join with an invite: cmf remote add NAME URL --invite CODE.",
@@ -181,18 +186,18 @@ class Auth:
                     self._enrol_key(connection, key, caller.principal)
             holder = caller
         own = holder.principal == caller.principal
-        for role in roles:
-            for who, name in [(holder, holder.name), *([(caller, "This token")] if own else [])]:
-                if not who.may(role, scope):
-                    raise DeniedError(
-                        f"{name} may not {role} in {scope}.",
-                        hint=f"Ask the hub's admin for the role {role} there, and push again.",
-                        kind="scope",
-                    )
+        _must_hold(holder, roles, scope)
         if own:
+            _must_hold(caller, roles, scope, name="This token")
             return
         if not caller.may("relay", scope):
             raise DeniedError(f"{caller.name} may not bring records that {holder.name} signed.", kind="relay")
+
+    def principal(self, principal: int) -> Caller:
+        """Return what a principal may do, by its number; one that is not there may nothing."""
+        with self._sql.read() as connection:
+            row = connection.execute("SELECT 1 FROM hub_principal WHERE p = ?", (principal,)).fetchone()
+            return self._caller(connection, principal) if row else Caller(principal=principal, name="", roles=())
 
     # ---- objects -------------------------------------------------------------------------------------------------
 
@@ -238,10 +243,10 @@ class Auth:
             done = connection.execute("DELETE FROM hub_grant WHERE scope = ? AND digest = ?", (scope, digest))
             return int(done.rowcount)
 
-    def may_read(self, caller: Caller, digest: str) -> bool:
-        """Tell whether a caller may read an object: it was sent under a scope that they may read."""
+    def may_read(self, caller: Caller, digest: str, scope: str = "") -> bool:
+        """Tell whether an object was sent under a scope (that one, if given) that a caller may read."""
         scopes = self._sql.fetch("SELECT scope FROM hub_grant WHERE digest = ?", (digest,))
-        return any(caller.may("read", scope) for (scope,) in scopes)
+        return any(caller.may("read", granted) for (granted,) in scopes if scope in ("", granted))
 
     # ---- rows ----------------------------------------------------------------------------------------------------
 
@@ -260,6 +265,16 @@ class Auth:
         (name,) = connection.execute("SELECT name FROM hub_principal WHERE p = ?", (principal,)).fetchone()
         roles = _roles(connection.execute("SELECT prefix, role FROM hub_role WHERE p = ? ORDER BY 1, 2", (principal,)))
         return Caller(principal=principal, name=name, roles=roles)
+
+
+def _must_hold(who: Caller, roles: Sequence[str], scope: str, *, name: str = "") -> None:
+    for role in roles:
+        if not who.may(role, scope):
+            raise DeniedError(
+                f"{name or who.name} may not {role} in {scope}.",
+                hint=f"Ask the hub's admin for the role {role} there, and push again.",
+                kind="scope",
+            )
 
 
 def _roles(rows: Iterable[tuple[str, str]]) -> tuple[Role, ...]:

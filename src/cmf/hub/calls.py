@@ -8,6 +8,7 @@ from litestar import Request
 
 from cmf.errors import DeniedError
 from cmf.hub.auth import Caller
+from cmf.hub.federation import Federation
 from cmf.hub.service import Hub
 
 AnyRequest = Request[Any, Any, Any]
@@ -18,6 +19,13 @@ def hub_of(request: AnyRequest) -> Hub:
     hub = request.app.opt["hub"]
     assert isinstance(hub, Hub)
     return hub
+
+
+def federation_of(request: AnyRequest) -> Federation:
+    """Return what syncs that hub with its peers."""
+    federation = request.app.opt["federation"]
+    assert isinstance(federation, Federation)
+    return federation
 
 
 def caller_of(request: AnyRequest) -> Caller:

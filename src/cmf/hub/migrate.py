@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cmf.errors import ConflictError
-from cmf.hub import auth, log
+from cmf.hub import auth, log, peers
 from cmf.store import schema
 from cmf.store.dialect import Connection, Dialect
 from cmf.store.sql import SqlStore
 
 ROWS = 500
 
-TABLES = (*schema.TRUTH, *log.TABLES, *auth.TABLES)
+TABLES = (*schema.TRUTH, *log.TABLES, *auth.TABLES, *peers.TABLES)
 """The statements that make all that is not derived."""
 
 Progress = Callable[[str, int], None]
@@ -35,8 +35,11 @@ def migrate(source: Dialect, target: Dialect, *, progress: Progress) -> dict[str
     tables are folded. `ConflictError` if the target holds a hub already.
     """
     counts = {}
+    makes_what_lacks = [statement for statement in TABLES if "IF NOT EXISTS" in statement]
+    with source.write(durable=True) as there:
+        source.create(there, makes_what_lacks)  # of a hub that ran before these tables were
     with source.read() as there, target.write(durable=True) as here:
-        target.create(here, [statement for statement in TABLES if "IF NOT EXISTS" in statement])
+        target.create(here, makes_what_lacks)
         if (
             here.execute("SELECT 1 FROM stream LIMIT 1").fetchone()
             or here.execute("SELECT 1 FROM hub_principal LIMIT 1").fetchone()

@@ -19,6 +19,7 @@ from cmf.hub.access import Access
 from cmf.hub.auth import Auth, Caller
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
+from cmf.hub.peers import Peers
 from cmf.hub.readable import ReadableIndex
 from cmf.model import digest as digests
 from cmf.model import records as model
@@ -71,6 +72,7 @@ class Hub:
         self._intake = Intake(self.store)
         self.auth = Auth(self._dialect)
         self.access = Access(self._dialect, self.now)
+        self.peers = Peers(self._dialect, self.now)
         self.objects = LocalObjects(folder / "objects")
 
     def close(self) -> None:
@@ -112,6 +114,18 @@ class Hub:
 
     # ---- segments ------------------------------------------------------------------------------------------------
 
+    def end(self, caller: Caller) -> LocalPeer:
+        """Return this hub's store as one end of a transfer; what is admitted there, this caller brings."""
+        authorized: set[tuple[str, bytes, bool]] = set()
+
+        def authorize(scope: str, key: bytes, items: Sequence[Item]) -> None:
+            redacts = any(model.redacts(item.record) for item in items)
+            if (scope, key, redacts) not in authorized:
+                self.auth.authorize(caller, scope, key, roles=("write", "redact") if redacts else ("write",))
+                authorized.add((scope, key, redacts))
+
+        return LocalPeer(self.store, authorize=authorize, insert=self._intake.insert)
+
     def streams(self, caller: Caller, asked: wire.Asked) -> wire.Streams:
         """Return sampled positions of the readable streams in a view."""
         return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked))))
@@ -132,14 +146,14 @@ class Hub:
                 seen.append(sample)
             if caller.may_send(found[0]):
                 scopes.add(found[0])
-        wanted = self._wanted(sorted(scopes), asked.after)
+        wanted = self.wanted(sorted(scopes), asked.after)
         return wire.Held(
             streams=wire.from_heads(self.store.have(seen)),
             wanted=wanted[: wire.WANTED_MAX],
             more=len(wanted) > wire.WANTED_MAX,
         )
 
-    def _wanted(self, scopes: Sequence[str], after: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+    def wanted(self, scopes: Sequence[str], after: tuple[str, str] | None = None) -> list[tuple[str, str]]:
         """Return the objects that records of some scopes name and that were not sent there, behind one of them.
 
         One more than `wire.WANTED_MAX` at most.
@@ -172,22 +186,14 @@ class Hub:
         return self._push(caller, found, wanted=wanted)
 
     def _push(self, caller: Caller, found: list[bytes], *, wanted: bool) -> Iterator[bytes]:
-        authorized: set[tuple[str, bytes, bool]] = set()
-
-        def authorize(scope: str, key: bytes, items: Sequence[Item]) -> None:
-            redacts = any(model.redacts(item.record) for item in items)
-            if (scope, key, redacts) not in authorized:
-                self.auth.authorize(caller, scope, key, roles=("write", "redact") if redacts else ("write",))
-                authorized.add((scope, key, redacts))
-
         count = 0
         scopes = set()
-        for admission in LocalPeer(self.store, authorize=authorize, insert=self._intake.insert).admit(found):
+        for admission in self.end(caller).admit(found):
             count += 1
             if admission.outcome != "refused" and caller.may_send(admission.scope):
                 scopes.add(admission.scope)
             yield wire.frame(wire.ADMISSION, wire.encode(admission))
-        lacking = self._wanted(sorted(scopes)) if wanted else []
+        lacking = self.wanted(sorted(scopes)) if wanted else []
         end = wire.End(count=count, wanted=lacking[: wire.WANTED_MAX], more=len(lacking) > wire.WANTED_MAX)
         yield wire.frame(wire.END, wire.encode(end))
 
@@ -305,7 +311,11 @@ class Hub:
         They are durable before any is granted. A body that is not objects' frames is refused before anything is kept.
         """
         self._writes(caller, scope)
-        found = [wire.to_small(data) for data in _framed(body, wire.OBJECT, "set of objects")]
+        return self.take(caller, scope, [wire.to_small(data) for data in _framed(body, wire.OBJECT, "set of objects")])
+
+    def take(self, caller: Caller, scope: str, found: Sequence[wire.Small]) -> wire.Taken:
+        """Take in small objects under a scope, as `put_all` does."""
+        self._writes(caller, scope)
         if len(found) > wire.BULK_MAX:
             raise UsageError(f"{len(found)} objects at once are over the limit of {wire.BULK_MAX}.", kind="limit")
         taken: dict[str, bool] = {}
@@ -359,11 +369,11 @@ class Hub:
             raise UsageError(f"{len(asked.digests)} objects at once are over the limit.", kind="limit")
         for digest in asked.digests:
             check_name(digest)
-        return _page(self._readable(caller, asked.digests), wire.OBJECT)
+        return _page(self._readable(caller, asked), wire.OBJECT)
 
-    def _readable(self, caller: Caller, asked: Sequence[str]) -> Iterator[bytes]:
-        for digest in asked:
-            if not self.auth.may_read(caller, digest):
+    def _readable(self, caller: Caller, asked: wire.Digests) -> Iterator[bytes]:
+        for digest in asked.digests:
+            if not self.auth.may_read(caller, digest, asked.scope):
                 continue
             try:
                 large = self.objects.size(digest) > wire.SMALL_BYTES
@@ -384,10 +394,13 @@ class Hub:
             raise DeniedError(f"{caller.name} is not admin of {scope[:200]}.", kind="scope")
         return self.auth.revoke(scope, digests.check_digest(digest))
 
-    def open(self, caller: Caller, digest: str) -> tuple[BinaryIO, int]:
-        """Return a reader of an object that the caller may read, and its size; anything else is not there."""
+    def open(self, caller: Caller, digest: str, scope: str = "") -> tuple[BinaryIO, int]:
+        """Return a reader of an object that the caller may read, and its size; anything else is not there.
+
+        ``scope``: only if it was sent under that.
+        """
         digests.check_digest(digest)
-        if not self.auth.may_read(caller, digest):
+        if not self.auth.may_read(caller, digest, scope):
             raise NotFoundError(f"Object {digest} is not here.", kind="object")
         return self.objects.open(digest), self.objects.size(digest)
 

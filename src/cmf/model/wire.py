@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -44,7 +44,7 @@ _Message = TypeVar("_Message")
 
 
 class Role(msgspec.Struct, frozen=True):
-    """What a principal may do at or below a scope prefix ("" is everywhere): read, write, relay, redact or admin."""
+    """What a principal may do at or below a scope prefix ("" is all): read, write, relay, peer, redact or admin."""
 
     prefix: str
     role: str
@@ -143,10 +143,11 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     digests: list[str]
 
 
-class Digests(msgspec.Struct, frozen=True, kw_only=True):
-    """Small objects asked for by digest."""
+class Digests(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Small objects asked for by digest; with a ``scope``, only those that were sent under it."""
 
     digests: list[str]
+    scope: str = ""
 
 
 class Enrol(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,6 +244,64 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     scope: str = ""
     n: int = 0
+
+
+Direction = Literal["pull", "push", "both"]
+"""What a hub does with a peer: takes from it, brings to it, or both."""
+
+
+class AskPeer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Another hub to sync with: its address, scope prefixes (none: everything), and every how many seconds.
+
+    ``data``: bytes of any size follow, not only what a push sends. An ``invite`` or a ``token`` of that hub lets us in.
+    """
+
+    name: str
+    url: str
+    scopes: list[str] = []
+    direction: Direction = "pull"
+    every_s: Number = 300
+    data: bool = False
+    invite: str = ""
+    token: str = ""
+
+
+class PeerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How syncing with a peer went: the last time, and (``pulled`` to ``object_bytes``) in all.
+
+    ``failures``: in a row. ``refused``: segments that one of the two hubs would not take, the last time; ``why``, the
+    first of them or what else went wrong. Times are the hub's, in µs; 0 is never.
+    """
+
+    turns: int = 0
+    tried_us: int = 0
+    succeeded_us: int = 0
+    failures: int = 0
+    refused: int = 0
+    why: str = ""
+    warnings: list[str] = []
+    pulled: int = 0
+    pushed: int = 0
+    records: int = 0
+    objects: int = 0
+    object_bytes: int = 0
+
+
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Another hub that this one syncs with, and how that went. ``due_us``: when it is next.
+
+    ``scopes``: the prefixes that its principal here has a role on; "" is everything.
+    """
+
+    name: str
+    url: str
+    scopes: list[str]
+    direction: Direction
+    every_s: int
+    data: bool
+    due_us: int
+    is_syncing: bool
+    state: PeerState
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

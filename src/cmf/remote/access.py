@@ -1,4 +1,4 @@
-"""Who may do what at a hub, administered over HTTP. The hub decides whether the caller may do that."""
+"""A hub administered over HTTP: who may do what, and its peers. The hub decides whether the caller may do that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class HubAccess:
-    """The invites, tokens, roles and keys of one hub, and its audit log."""
+    """The invites, tokens, roles and keys of one hub, its audit log, and the hubs that it syncs with."""
 
     def __init__(self, client: HubClient) -> None:
         self._client = client
@@ -58,3 +58,21 @@ class HubAccess:
     def revoke_key(self, key: str) -> None:
         """Refuse what a key (hex) signs from now on."""
         self._client.tell("DELETE", f"/v1/keys/{key}")
+
+    # ---- other hubs ------------------------------------------------------------------------------------------------
+
+    def peers(self) -> list[wire.PeerInfo]:
+        """Return the hubs that this one syncs with, and how that went."""
+        return self._client.ask("GET", "/v1/peers", None, list[wire.PeerInfo])
+
+    def add_peer(self, asked: wire.AskPeer) -> None:
+        """Have the hub sync with another one from now on."""
+        self._client.tell("POST", "/v1/peers", asked)
+
+    def remove_peer(self, name: str) -> None:
+        """Have the hub sync with a peer no longer."""
+        self._client.tell("DELETE", f"/v1/peers/{name}")
+
+    def sync_peer(self, name: str) -> None:
+        """Have the hub sync with a peer next; it does so by itself, and `peers` tells when it is done."""
+        self._client.tell("POST", f"/v1/peers/{name}/sync")

@@ -40,9 +40,14 @@ class HubClient:
     """A hub by its URL. The token is found by itself: one kept from joining, or that of our own hub on this machine."""
 
     def __init__(self, url: str, *, state_home: Path, keys: Path, watch: Watch | None = None) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"'{url}' is not a hub's address.", hint="Such as https://hub.example.org.")
+        wrong = UsageError(f"'{url[:200]}' is not a hub's address.", hint="Such as https://hub.example.org.")
+        try:
+            parts = urllib.parse.urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            raise wrong from None
+        if not is_address:
+            raise wrong
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._kept = keys / "tokens" / urllib.parse.quote(self.url, safe="")
         self._state_home = state_home
@@ -77,6 +82,11 @@ class HubClient:
             file.write(token)
         os.replace(temporary, self._kept)
         self._token = token
+
+    def forget(self) -> None:
+        """Speak without the kept token from now on, and remove it."""
+        self._kept.unlink(missing_ok=True)
+        self._token = None
 
     def token(self) -> str:
         """Return the token to speak with, or "" if there is none."""

@@ -21,7 +21,7 @@ Listing = list[tuple[str, int]]
 
 
 class HubObjects:
-    """A hub's objects under one scope: what may be written there, and read by grant."""
+    """A hub's objects under one scope, or ("") all that may be read: then nothing is written."""
 
     def __init__(self, client: HubClient, scope: str) -> None:
         self._client = client
@@ -41,6 +41,7 @@ class HubObjects:
         headers = {"range": f"bytes={offset}-"} if offset else {}
         stack = contextlib.ExitStack()
         path = f"/v1/objects/{check_name(digest)}"
+        path += f"?{urllib.parse.urlencode({'scope': self._scope})}" if self._scope else ""
         response = stack.enter_context(self._client.request("GET", path, None, headers=headers))
         return cast("BinaryIO", io.BufferedReader(_Body(response, stack), CHUNK_BYTES))
 
@@ -105,7 +106,7 @@ class HubObjects:
         left = [check_name(digest) for digest in asked]
         while left:
             part = left[: wire.MISSING_MAX]
-            message = wire.encode(wire.Digests(digests=part))
+            message = wire.encode(wire.Digests(digests=part, scope=self._scope))
             with self._client.request("POST", "/v1/objects/get", message) as response:
                 frames, end = framed(bounded(response, ANSWER_BYTES_MAX), wire.OBJECT)
             found = [wire.to_small(data) for data in frames]
