@@ -45,7 +45,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a person set for one store. Sizes in bytes."""
+    """What a person set for one store. Sizes in bytes. ``copies``: how many places should hold an artifact's bytes."""
 
     v: int = VERSION
     site: str = ""
@@ -53,11 +53,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     untracked_bytes_max: int = 1 << 20
     system: bool = True
     data: list[Rule] = []
+    copies: int = 1
     see_params: bool = True
 
     def __post_init__(self) -> None:
         if self.site and not NAME.fullmatch(self.site):
             raise ValueError(f"site '{self.site}' is not a name of letters, digits, '.', '_' and '-'")
+        if self.copies < 1:
+            raise ValueError(f"copies is {self.copies}; at least 1 is wanted")
         for name in self.remotes:
             if not NAME.fullmatch(name):
                 raise ValueError(f"remote '{name}' is not a name of letters, digits, '.', '_' and '-'")

@@ -228,6 +228,20 @@ def frames(path: Path, offset: int = 0) -> Iterator[Frame]:
             yield Frame(offset, payload[0], payload[1:])
 
 
+def began(path: Path) -> int | None:
+    """Return the first time in µs that a journal tells, when its process began to record; None if it tells none."""
+    for frame in frames(path):
+        if frame.tag == HEARTBEAT:
+            return int.from_bytes(frame.payload[:8], "little")
+        if frame.tag == POINTS:
+            return parse_points(frame.payload).times[0]
+        if frame.tag == RECORD:
+            t = records.time_of(records.draft(parse_record(frame.payload)[1]))
+            if t is not None:
+                return t
+    return None
+
+
 def exit_code(path: Path, offset: int) -> int | None:
     """Return the exit code that ends a journal, behind its leave frame; None if it isn't there."""
     with open(path, "rb") as file:

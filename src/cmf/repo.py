@@ -48,6 +48,7 @@ from cmf.objects.local import LocalObjects
 from cmf.redaction import Redactor
 from cmf.remote.data import DataRemote, is_data
 from cmf.series import Points
+from cmf.space import Space
 from cmf.store.sql import SqlStore
 from cmf.tables import Results
 from cmf.worktree.files import Files
@@ -99,6 +100,11 @@ class Repo:
         with contextlib.suppress(CmfError):  # another user's store, or a full disk: reading does not need it
             self.files.close()
             self.objects.tidy()
+
+    @property
+    def space(self) -> Space:
+        """Return what takes space here, what of it may go, and where bytes are."""
+        return Space(self.folder, self.store, self.objects, self.config, self.site, self._holders)
 
     @property
     def site(self) -> str:
@@ -172,16 +178,6 @@ class Repo:
             raise NotFoundError(f"There is no artifact {digest} here.", hint="'cmf pull' brings what others have.")
         return next(iter(found.values()))
 
-    def whereabouts(self, digest: str) -> whereabouts.Whereabouts:
-        """Return which places hold an artifact's bytes, by its digest, and when that was last seen. Asks nobody."""
-        return whereabouts.of(
-            self.store.whereabouts,
-            self.objects,
-            digest,
-            remotes={name: remote.url for name, remote in self.config.remotes.items()},
-            sites=whereabouts.sites(self.store.index, self.artifact(digest).uses, but=self.site),
-        )
-
     def label_files(self, digest: str) -> Results[views.Artifact]:
         """Return the artifacts that hold a data set's labels, as its events say; errors as `artifact`."""
         named = labelling.files(use.attributes for use in self.artifact(digest).uses)
@@ -238,7 +234,7 @@ class Repo:
             attempt or (view.attempts[-1] if view.attempts else ""),
             refs=index.series(view.node, name),
             tails=[] if remote else collect.tails(self.folder, self.store, view.node, name),
-            store=series.Store(self._series_objects(remote), self.folder / "thinned"),
+            store=series.Store(self._series_objects(remote), self.folder / series.THINNED),
             rank=rank,
             merged=merge,
             between=steps,

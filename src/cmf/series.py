@@ -25,6 +25,9 @@ from cmf.model import series as chunks
 from cmf.objects import ObjectStore, read
 from cmf.tables import library
 
+THINNED = "thinned"
+"""The folder beside the objects for thinned chunks."""
+
 THINNED_ROWS = (8192, 1024, 128)
 """How many rows four points stand for, in each of the forms that are kept of a chunk."""
 

@@ -45,3 +45,63 @@ def test_show_tells_where_the_bytes_are_and_which_site_had_them(
         assert "bytes       not here, and at no remote that was asked · recorded at lab (" in said, said
         cmf(edge, "pull", "disk")
         assert "bytes       here · disk (checked just now) · recorded at lab (" in cmf(edge, "show", "model").out
+
+
+def test_what_a_hub_and_a_disk_hold_is_freed_here_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        lab = tmp_path / "lab"
+        lab.mkdir()
+        cmf(lab, "init")
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "remote", "add", "disk", str(tmp_path / "disk"))
+        script(lab, RECORD)
+        free = ("gc", "--elsewhere", "--older-than", "0", "--copies", "2")
+        cmf(lab, "push", "--data")
+        said = cmf(lab, *free, "--force").out
+        assert "Freed 0 B" in said, said
+        assert "6 objects with too few copies" in said, said
+        cmf(lab, "push", "disk")
+        assert "Would free 4.9 MiB" in cmf(lab, *free).out
+        assert "6 objects held elsewhere" in cmf(lab, *free, "--force").out
+        assert "bytes       disk (checked just now) · origin (checked just now)\n" in cmf(lab, "show", "model").out
+        assert "bytes       here 1 of 6 objects · " in (said := cmf(lab, "show", "images").out), said
+    (lab / "model.bin").unlink()
+    cmf(lab, "get", "model", "again.bin", "--remote", "disk")
+    assert (lab / "again.bin").read_bytes() == bytes(range(256)) * 20_000
+    cmf(lab, "get", "images", "pictures", "--remote", "disk")
+    assert (lab / "pictures" / "3.txt").read_text() == "image 3 " * 50
+    said = cmf(lab, *free).out
+    assert "too few copies" in said, said
+
+
+def test_what_was_added_without_records_and_is_not_in_git_stays(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("kept by its pointer alone")
+    cmf(tmp_path, "init")
+    cmf(tmp_path, "add", "data", env={"CMF_MODE": "off"})
+    assert cmf(tmp_path, "log", "--json").json["executions"] == []
+    said = cmf(tmp_path, "gc", "--older-than", "0", "--force").out
+    assert said == "Freed 0 B.\n"
+    (tmp_path / "data" / "a.txt").unlink()
+    (tmp_path / "data").rmdir()
+    cmf(tmp_path, "checkout")
+    assert (tmp_path / "data" / "a.txt").read_text() == "kept by its pointer alone"
+    (tmp_path / "data.cmf").unlink()
+    said = cmf(tmp_path, "gc", "--older-than", "0", "--force", "--json").json
+    assert said["unreferenced"]["count"] == 2
+    assert "is no length of time" in cmf(tmp_path, "gc", "--older-than", "soon", code=2).err
+    assert "give --elsewhere" in cmf(tmp_path, "gc", "--copies", "2", code=2).err
+
+
+def test_du_tells_what_the_objects_cost(tmp_path: Path) -> None:
+    script(tmp_path, RECORD)
+    said = cmf(tmp_path, "du").out
+    assert said.startswith("4.9 MiB in "), said
+    assert "  model  (1 object)" in said, said
+    assert "  lab/train  (" in said, said
+    assert "  images  (6 objects)" in said, said
+    found = cmf(tmp_path, "du", "--json").json
+    assert found["bytes"] == sum(kind["bytes"] for kind in found["kinds"])

@@ -36,6 +36,8 @@ COMMANDS = {
     "bundle": ("cmf.cli.share", "records and data in a file, for sites without a network"),
     "import": ("cmf.cli.bridge", "the history of a DVC repository, as records"),
     "export": ("cmf.cli.bridge", "artifacts as another tool's files: DVC's"),
+    "du": ("cmf.cli.space", "what takes space here, and for whom"),
+    "gc": ("cmf.cli.space", "free what nothing refers to, or what remotes hold"),
     "verify": ("cmf.cli.share", "check every hash and signature that is here"),
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
     "metric": ("cmf.cli.tell", "say from inside a run: numbers"),

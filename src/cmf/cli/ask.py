@@ -134,7 +134,7 @@ def show(
         elif target.node.startswith("artifact:"):
             artifact = here.artifact(target.node.removeprefix("artifact:"))
             maker = here.execution(target.execution) if target.execution else None
-            places = here.whereabouts(artifact.digest)
+            places = here.space.whereabouts(artifact.digest)
             if as_json:
                 execution = brief(maker) if maker else None
                 render.to_json({"artifact": artifact, "execution": execution, "whereabouts": places})

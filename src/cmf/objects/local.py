@@ -10,13 +10,16 @@ import contextlib
 import hashlib
 import heapq
 import io
+import itertools
+import math
+import operator
 import os
 import re
 import stat
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from cmf.errors import CorruptError, NotFoundError, UsageError
 from cmf.model import digest as digests
@@ -33,6 +36,14 @@ TEMPORARY, PACKS = "tmp", "packs"
 _DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _REST = re.compile(r"[0-9a-f]{62}")
+
+
+class Held(NamedTuple):
+    """An object that is held: its size in bytes, and when it was last put or counted on, as a wall time in s."""
+
+    digest: str
+    size: int
+    used: float
 
 
 class LocalObjects:
@@ -68,7 +79,7 @@ class LocalObjects:
             if raw in packed:
                 continue
             path = self._path(digest)
-            if self._held(digest, path) is None:
+            if self._held(digest, path) is None or (note and not _count_on(path)):
                 lacking.add(digest)
             elif note:
                 self._note([path], [os.path.dirname(path)], durable=False)
@@ -173,7 +184,7 @@ class LocalObjects:
             return None
         digest = digests.FILE + hashed.hexdigest()
         path = self._path(digest)
-        if self._held(digest, path) == source.size and self._is_whole(digest):
+        if self._held(digest, path) == source.size and self._is_whole(digest) and _count_on(path):
             self._note([path], [os.path.dirname(path)], durable=durable)
             return Taken(digest, source.size, source.stat)
         with self._draft() as draft:
@@ -185,39 +196,71 @@ class LocalObjects:
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Yield the digest and the size of each object, sorted by digest."""
-        with self._guard("Packs cannot be read"):
-            packed = ((digests.FILE + raw.hex(), size) for raw, size in self._packs.entries())
-        last = ""
-        for digest, size in heapq.merge(self._loose(), packed):
-            if digest != last:
-                yield digest, size
-            last = digest
+        return ((found.digest, found.size) for found in self.held())
 
-    def _loose(self) -> Iterator[tuple[str, int]]:
+    def held(self) -> Iterator[Held]:
+        """Yield each object, sorted by digest, as `list` does, with when it was last put or counted on."""
+        with self._guard("Packs cannot be read"):
+            packed = (Held(digests.FILE + raw.hex(), size, last / 1e9) for raw, size, last in self._packs.entries())
+        for _, copies in itertools.groupby(heapq.merge(self._loose(), packed), key=operator.itemgetter(0)):
+            yield max(copies, key=operator.itemgetter(2))
+
+    def _loose(self) -> Iterator[Held]:
         for first in _names(self._root, _FOLDER):
             for rest in _names(os.path.join(self._root, first), _REST):
                 digest = digests.FILE + first + rest
-                size = self._held(digest, self._path(digest))
-                if size is not None:
-                    yield digest, size
+                path = self._path(digest)
+                if self._held(digest, path) is not None:
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        found = os.stat(path)
+                        yield Held(digest, found.st_size, _used(found))
 
     def remove(self, digests: Iterable[str]) -> int:
         """Remove these objects and return how many of them were there."""
+        return len(self._remove(digests, None))
+
+    def free(self, digests: Iterable[str], *, before: float) -> dict[str, int]:
+        """Remove those of these objects that were last put or counted on before a wall time in s; return their sizes.
+
+        An object that another process puts or counts on meanwhile stays. One that shares its bytes with a file stays,
+        since nothing would be freed.
+        """
+        return self._remove(digests, before)
+
+    def _remove(self, digests: Iterable[str], before: float | None) -> dict[str, int]:
         asked = {digest: _raw(digest) for digest in digests}
         with self._guard("Objects cannot be removed"):
-            packed = self._packs.remove(asked.values())
-        count = 0
+            packed = self._packs.remove(asked.values(), before=None if before is None else int(before * 1e9))
+        removed: dict[str, int] = {}
         for digest, raw in asked.items():
             path = self._path(digest)
-            was = self._held(digest, path)
+            size = self._held(digest, path)
             try:
-                os.unlink(path)
+                if before is None:
+                    os.unlink(path)
+                elif size is not None and not self._free_loose(path, before):
+                    continue
             except (FileNotFoundError, NotADirectoryError):
-                was = None
+                size = None
             except OSError as error:
                 raise disk_error(error, f"Object {digest} cannot be removed") from error
-            count += was is not None or raw in packed
-        return count
+            if size is not None or raw in packed:
+                removed[digest] = (size or 0) + packed.get(raw, 0)
+        return removed
+
+    def _free_loose(self, path: str, before: float) -> bool:
+        """Remove a file that nobody has counted on since a time; put it back if somebody begins to meanwhile."""
+        found = os.stat(path)
+        if _used(found) >= before:
+            return False
+        aside = f"{self._root}/{TEMPORARY}/{os.getpid()}-{os.urandom(8).hex()}"
+        self._make(os.path.dirname(aside))
+        os.rename(path, aside)
+        if os.stat(aside).st_mtime_ns != found.st_mtime_ns:
+            os.rename(aside, path)
+            return False
+        os.unlink(aside)
+        return True
 
     def check(self, digest: str) -> None:
         """Read an object through: `CorruptError` that names it if its bytes have another hash."""
@@ -270,19 +313,31 @@ class LocalObjects:
         with self._guard("Packs cannot be merged"):
             return self._packs.tidy()
 
+    def removed_bytes(self) -> int:
+        """Return how many bytes of packs are of objects that were removed: merging gives them back."""
+        with self._guard("Packs cannot be read"):
+            return self._packs.removed_bytes()
+
+    def leftovers(self, *, before: float) -> Digests:
+        """Return the paths of temporary files last written before a wall time in s."""
+        found = []
+        folder = os.path.join(self._root, TEMPORARY)
+        for name in _names(folder, _DRAFT):
+            with contextlib.suppress(FileNotFoundError):
+                if os.lstat(path := os.path.join(folder, name)).st_mtime < before:
+                    found.append(path)
+        return found
+
     def sweep(self, *, before: float) -> int:
         """Remove temporary files last written before a wall time (in seconds); return how many.
 
         A living writer touches its file all the time: a day ago is a safe choice.
         """
         count = 0
-        folder = os.path.join(self._root, TEMPORARY)
-        for name in _names(folder, _DRAFT):
-            path = os.path.join(folder, name)
+        for path in self.leftovers(before=before):
             try:
-                if os.lstat(path).st_mtime < before:
-                    os.unlink(path)
-                    count += 1
+                os.unlink(path)
+                count += 1
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -315,7 +370,7 @@ class LocalObjects:
     def _put_bytes(self, digest: str, data: bytes, *, durable: bool) -> None:
         """Keep some bytes of that hash: in a pack if they are few, else in a file."""
         path = self._path(digest)
-        if self._held(digest, path) == len(data) and self._is_whole(digest):
+        if self._held(digest, path) == len(data) and self._is_whole(digest) and _count_on(path):
             # Another process may have put it without syncing it yet, and this caller is promised that it is durable.
             self._note([path], [os.path.dirname(path)], durable=durable)
             return
@@ -391,6 +446,23 @@ class LocalObjects:
             except FileExistsError:
                 continue
         return [os.path.dirname(path) for path in missing]
+
+
+def _count_on(path: str) -> bool:
+    """Say that somebody counts on an object, so that nobody who frees old ones takes it; False if it is gone."""
+    try:
+        if os.stat(path).st_nlink == 1:  # else it is a file of the user's as well, whose times are not ours
+            os.utime(path)
+    except PermissionError:  # of another user, who alone may remove it
+        return True
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _used(found: os.stat_result) -> float:
+    """Return when a file was last put or counted on; for ever, if it has another name."""
+    return max(found.st_mtime, found.st_ctime) if found.st_nlink == 1 else math.inf
 
 
 def _raw(digest: str) -> bytes:

@@ -329,11 +329,13 @@ class PackWriter:
         if os.pwrite(self.fd, data, self.pack.end) != len(data):
             os.ftruncate(self.fd, self.pack.end)
 
-    def publish(self) -> None:
-        """Seal and sync a hidden pack, and give it its name."""
+    def publish(self, used: int) -> str:
+        """Seal and sync a hidden pack, date it (in ns), give it its name, and return its path."""
         self.seal()
+        os.utime(self.fd, ns=(used, used))
         os.fsync(self.fd)
         os.rename(self._draft, self.pack.path)
+        return self.pack.path
 
 
 # ---- what was removed from a pack ------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import fcntl
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from heapq import merge
 from typing import NamedTuple
@@ -42,6 +43,11 @@ class Found(NamedTuple):
 
     pack: Pack
     place: Place
+
+
+def used(path: str) -> int:
+    """Return when something in a pack was last put or counted on: wall time in ns."""
+    return os.stat(path).st_mtime_ns
 
 
 class Packs:
@@ -100,17 +106,19 @@ class Packs:
                 except FileNotFoundError:  # merged since
                     return self.held(wanted, note=note)
                 if here and note:
+                    if not _count_on(found):  # merged since
+                        return self.held(wanted, note=note)
+                    here = {digest for digest in here if found.find(digest) is not None}
                     self._note(found)
                 held |= here
             return held
 
-    def entries(self) -> Iterator[tuple[bytes, int]]:
-        """Yield the digest and size of each object, sorted, repeats included."""
+    def entries(self) -> Iterator[tuple[bytes, int, int]]:
+        """Yield the digest and size of each object, and when its pack was last `used`; sorted, repeats included."""
         with self._lock:
             self.refresh()
-            every = [found.entries() for found in self._packs.values()]
-        for digest, place in merge(*every):
-            yield digest, place.size
+            every = [_dated(found) for found in self._packs.values()]
+        yield from merge(*every)
 
     def damaged(self) -> list[bytes]:
         """Return the objects of which only damaged bytes were found when their pack was read through."""
@@ -118,6 +126,12 @@ class Packs:
             self.refresh()
             found = {digest for each in self._packs.values() for digest in each.damaged()}
             return sorted(found - self.held(found))
+
+    def removed_bytes(self) -> int:
+        """Return how many bytes of packs hold what was removed."""
+        with self._lock:
+            self.refresh()
+            return sum(found.end - _kept(found) for found in self._packs.values() if found.gone)
 
     def refresh(self) -> None:
         """See what other processes wrote, merged and removed."""
@@ -182,17 +196,24 @@ class Packs:
         with self._lock:
             found = self.find(digest, fresh=False)
             if found is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    if sha256(found.pack.read(found.place)).digest() == digest:
-                        self._note(found.pack)
-                        return
-                # Damaged. The new copy counts, since it is looked for first; this only tidies up.
-                with contextlib.suppress(OSError), self._turn():
-                    self._remove(found)
+                is_right = sha256(self._try_read(found)).digest() == digest
+                if is_right and _count_on(found.pack) and found.place.offset not in found.pack.gone:
+                    self._note(found.pack)
+                    return
+                if not is_right:
+                    # Damaged. The new copy counts, since it is looked for first; this only tidies up.
+                    with contextlib.suppress(OSError), self._turn():
+                        self._remove(found.pack, [found.place])
             writer = self._own()
             writer.append(digest, data)
             if len(writer.pack.places) >= PACK_OBJECTS_MAX or writer.pack.end >= PACK_BYTES_MAX:
                 self._roll()
+
+    def _try_read(self, found: Found) -> bytes:
+        try:
+            return found.pack.read(found.place)
+        except FileNotFoundError:  # merged since
+            return b""
 
     def _note(self, found: Pack) -> None:
         if not found.is_sealed and not self._is_own(found):
@@ -295,42 +316,66 @@ class Packs:
 
     # ---- removing and merging ------------------------------------------------------------------------------------
 
-    def remove(self, digests: Iterable[bytes]) -> set[bytes]:
-        """Remove objects, and write packs anew that are mostly removed; return which were there."""
-        removed: set[bytes] = set()
+    def remove(self, digests: Iterable[bytes], *, before: int | None = None) -> dict[bytes, int]:
+        """Remove objects, and write packs anew that are mostly removed; return the sizes of those that were there.
+
+        With ``before``, a wall time in ns, only of packs that nobody `used` since; who begins to count on one
+        meanwhile finds it again.
+        """
+        removed: dict[bytes, int] = {}
         with self._lock:
             self.refresh()
             if not self._packs:
                 return removed
+            wanted = set(digests)
             with self._turn():
-                for digest in digests:
-                    for found in self._copies(digest):
-                        self._remove(found)
-                        removed.add(digest)
+                for found in list(self._packs.values()):
+                    removed.update(self._remove_from(found, wanted, before))
+            if before is not None and removed:
+                for digest in self.held(set(removed)):
+                    del removed[digest]
         if removed:
             self.tidy()
         return removed
 
-    def _copies(self, digest: bytes) -> Iterator[Found]:
-        for found in list(self._packs.values()):
-            for place in (found.find(digest), found.damaged().get(digest)):
-                if place is not None:
-                    yield Found(found, place)
+    def _remove_from(self, found: Pack, wanted: set[bytes], before: int | None) -> dict[bytes, int]:
+        self._make_room()
+        try:
+            then = used(found.path)
+            if before is not None and then >= before:
+                return {}
+            places = {digest: place for digest in found.held(wanted) if (place := found.find(digest)) is not None}
+        except FileNotFoundError:  # merged by a process that took no turns
+            return {}
+        damaged = {digest: place for digest, place in found.damaged().items() if digest in wanted}
+        if not places and not damaged:
+            return {}
+        self._remove(found, [*places.values(), *damaged.values()])
+        if before is not None and used(found.path) != then:
+            for digest, place in places.items():
+                self._own().append(digest, found.read(place))
+            self.sync()
+            return {}
+        return {digest: place.size for digest, place in (damaged | places).items()}
 
-    def _remove(self, found: Found) -> None:
-        """Say in the list beside its pack that an object is gone."""
-        path = packs.removals_path(found.pack.path)
+    def _remove(self, found: Pack, places: Sequence[Place]) -> None:
+        """Say in the list beside a pack that some of its objects are gone."""
+        path = packs.removals_path(found.path)
         handle = Handle(path, os.O_RDWR | os.O_CREAT, 0o644)
         size = os.fstat(handle.fd).st_size
-        data = packs.removal(found.place.offset)
-        whole = max(0, size - len(packs.GONE_MAGIC)) // len(data) * len(data)
-        if size < len(packs.GONE_MAGIC):
-            data, whole = packs.GONE_MAGIC + data, -len(packs.GONE_MAGIC)
-        os.pwrite(handle.fd, data, len(packs.GONE_MAGIC) + whole)
+        data = b"".join(packs.removal(place.offset) for place in places)
+        start = len(packs.GONE_MAGIC)
+        entry = len(data) // len(places)
+        whole = start + max(0, size - start) // entry * entry
+        if size < start:
+            data, whole = packs.GONE_MAGIC + data, 0
+        written = os.pwrite(handle.fd, data, whole)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         os.fsync(handle.fd)
-        if size < len(packs.GONE_MAGIC):
+        if size < start:
             sync_path(self.folder)
-        found.pack.gone |= {found.place.offset}
+        found.gone |= {place.offset for place in places}
 
     def tidy(self) -> int:
         """Merge many small packs into few, and write those anew that are mostly removed; return how many went.
@@ -347,9 +392,16 @@ class Packs:
             small = [found for found in idle if found not in chosen and found.end < SMALL_PACK_BYTES]
             if len(small) >= SMALL_PACKS_MAX:
                 chosen += small
-            merged = self._merge(chosen) if chosen else []
+            if not chosen:
+                return 0
+            last = max(used(found.path) for found in chosen)
+            merged, made = self._merge(chosen, last)
             for path in merged:
+                handle = Handle(path, os.O_RDONLY)
                 os.unlink(path)
+                if os.fstat(handle.fd).st_mtime_ns > last:  # somebody counted on it at the last moment
+                    for new in made:
+                        os.utime(new)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(packs.removals_path(path))
             if merged:
@@ -368,9 +420,13 @@ class Packs:
             return False  # its writer lives, or this file system cannot tell
         return True
 
-    def _merge(self, chosen: list[Pack]) -> list[str]:
-        """Write what is in some packs into new ones; return the paths of those that are not needed any more."""
+    def _merge(self, chosen: list[Pack], last: int) -> tuple[list[str], list[str]]:
+        """Write what is in some packs, `used` last at a time, into new ones.
+
+        Returns the paths of those that are not needed any more, and of the new ones.
+        """
         merged: list[str] = []
+        made: list[str] = []
         seen: set[bytes] = set()
         writer: PackWriter | None = None
         for found in chosen:
@@ -388,13 +444,13 @@ class Packs:
                     writer = writer or PackWriter(self.folder, self._drafts, is_hidden=True)
                     writer.append(digest, data)
                     if writer.pack.end >= PACK_BYTES_MAX or len(writer.pack.places) >= PACK_OBJECTS_MAX:
-                        writer.publish()
+                        made.append(writer.publish(last))
                         writer = None
                 merged.append(found.path)
         if writer is not None:
-            writer.publish()
+            made.append(writer.publish(last))
         sync_path(self.folder)
-        return merged
+        return merged, made
 
     @contextlib.contextmanager
     def _turn(self, *, wait: bool = True) -> Iterator[bool]:
@@ -412,8 +468,35 @@ class Packs:
         yield True
 
 
+def _count_on(found: Pack) -> bool:
+    """Say that somebody counts on what is in a pack, so that nobody who frees old objects takes it; False if gone.
+
+    What was removed before is seen after this.
+    """
+    try:
+        os.utime(found.path)
+    except PermissionError:  # of another user, who alone may remove it
+        pass
+    except FileNotFoundError:
+        return False
+    found.refresh_removals()
+    return True
+
+
+def _dated(found: Pack) -> Iterator[tuple[bytes, int, int]]:
+    """Return the digest and size of each object of a pack, and when the pack was last `used`."""
+    try:
+        last = used(found.path)
+    except FileNotFoundError:  # merged since: what it held is found elsewhere at the next look
+        last = time.time_ns()
+    return ((digest, place.size, last) for digest, place in found.entries())
+
+
 def _is_worn(found: Pack) -> bool:
     if not found.gone:
         return False
-    kept = sum(place.size for _, place in found.entries())
-    return found.end - kept > GONE_SHARE * found.end
+    return found.end - _kept(found) > GONE_SHARE * found.end
+
+
+def _kept(found: Pack) -> int:
+    return sum(place.size for _, place in found.entries())

@@ -151,6 +151,29 @@ class SqlIndex:
             found[scope[1:].decode()].append(digests.unpack(artifact))
         return found
 
+    def artifact_digests(self) -> list[str]:
+        """Return the digests of every artifact that an event names, a retracted one included."""
+        with self._sql.read() as connection:
+            rows = connection.execute("SELECT DISTINCT n.key FROM event v JOIN node n ON n.i = v.a ORDER BY 1")
+            return [digests.unpack(key) for (key,) in rows]
+
+    def artifact_names(self) -> list[tuple[str, str, str]]:
+        """Return (digest, name, type) of every artifact that an event names, for each of its names; its newest type."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT n.key, v.name, v.type FROM event v JOIN node n ON n.i = v.a ORDER BY v.t DESC, n.key"
+            ).fetchall()
+        types: dict[bytes, str] = {}
+        for key, _, type_ in rows:
+            types[key] = types.get(key) or type_
+        found = dict.fromkeys((key, name) for key, name, _ in rows)
+        return [(digests.unpack(key), name, types[key]) for key, name in found]
+
+    def every_series_object(self) -> list[str]:
+        """Return every object that holds step metrics, superseded and retracted ones included."""
+        with self._sql.read() as connection:
+            return [digest for (digest,) in connection.execute("SELECT DISTINCT object FROM series ORDER BY 1")]
+
     def large_artifacts(self, scopes: Sequence[str]) -> tuple[int, int]:
         """Return how many artifacts of these scopes are too large to be sent along with records, and their bytes."""
         with self._sql.read() as connection:

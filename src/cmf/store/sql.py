@@ -6,6 +6,7 @@ is handed has been checked, and times and random bytes come as arguments. Questi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,16 @@ class Read(NamedTuple):
     after: str
     records: Sequence[tuple[str, bytes, bytes]]
     waiting: Sequence[tuple[str, bytes]] = ()
+
+
+class Reach(NamedTuple):
+    """How much of a store was read: its greatest segment, and its greatest pending record."""
+
+    segment: int = 0
+    pending: int = 0
+
+
+NOTHING_READ = Reach()
 
 
 class SqlStore:
@@ -360,6 +371,38 @@ class SqlStore:
             for item in find(connection, record_id):
                 return item.data
         raise NotFoundError(f"There is no record {record_id.hex()} in this store.")
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Let nobody commit anything within."""
+        with self._sql.write():
+            yield
+
+    def reach(self) -> Reach:
+        """Return how much there is to read."""
+        with self._sql.read() as connection:
+            segment = connection.execute("SELECT coalesce(max(g), 0) FROM segment").fetchone()[0]
+            return Reach(segment, connection.execute("SELECT coalesce(max(p), 0) FROM pending").fetchone()[0])
+
+    def records(self, beyond: Reach = NOTHING_READ) -> Iterator[tuple[str, bytes]]:
+        """Yield (scope, bytes) of every record held that lies beyond what was read, and of some more.
+
+        What is committed meanwhile may be left out.
+        """
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT g.g, s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.g > ? AND g.n > 0 ORDER BY g.g",
+                (beyond.segment,),
+            ).fetchall()
+            # Sealing empties the table, and its numbers begin again.
+            after = 0 if rows else beyond.pending
+            waiting = connection.execute("SELECT scope, data FROM pending WHERE p > ? ORDER BY p", (after,)).fetchall()
+        for g, scope in rows:
+            with self._sql.read() as connection:
+                parts = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
+            for _, data in segments.records_of(segments.parse(*parts)):
+                yield scope, data
+        yield from waiting
 
     def held(self, record_ids: Iterable[bytes]) -> set[bytes]:
         """Return which of these records are held, wherever. Ask for many at once: each segment is read once a call."""

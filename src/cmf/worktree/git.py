@@ -7,14 +7,16 @@ nothing that a repository's configuration names (but the content filters that th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -59,6 +61,11 @@ READ_ONLY = (
     "protocol.allow=never",
 )
 _STATUS = ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames", "--no-ahead-behind")
+# Every change of a file in every commit, against each parent of a merge.
+_CHANGES = (
+    *("log", "--all", "--reflog", "--full-history", "-m", "--raw", "--no-abbrev", "--no-renames", "--format="),
+    "--no-show-signature",
+)
 # Every option that a user's configuration may set, so that one state has one diff.
 _DIFF = (
     "diff",
@@ -185,6 +192,32 @@ def pointers(folder: str | os.PathLike[str], suffix: str) -> dict[bytes, bool] |
             return None
         found.update(dict.fromkeys(filter(None, answer.split(b"\0")), tracked))
     return found
+
+
+def every_version(folder: str | os.PathLike[str], suffix: str, bytes_max: int) -> bytes | None:
+    """Return the bytes of every file that ends so in any commit that git still has a name for, or in its index.
+
+    They are joined, in any order, with git's words between; larger ones are left out. Without a repository there are
+    none; None if git does not tell.
+    """
+    if not work_tree(folder):
+        return b""
+    changes = _git(folder, *_CHANGES, "--", f"*{suffix}", bytes_max=STATUS_BYTES_MAX)
+    staged = _git(folder, "ls-files", "--stage", "--", f"*{suffix}", bytes_max=STATUS_BYTES_MAX)
+    if changes is None or staged is None:
+        return None
+    # Behind two modes stand the names of the file before and after; in the index, behind one its name.
+    listed = {name for line in changes.splitlines() if line[:1] == b":" for name in line.split()[2:4]}
+    listed.update(line.split()[1] for line in staged.splitlines())
+    names = b"\n".join(sorted(name for name in listed if name.strip(b"0")))
+    told = _git(folder, "cat-file", "--batch-check", bytes_max=STATUS_BYTES_MAX, given=names) if names else b""
+    if told is None:
+        return None
+    small = [line.split() for line in told.splitlines()]
+    wanted = [name for name, kind, *size in small if kind == b"blob" and int(size[0]) <= bytes_max]
+    if not wanted:
+        return b""
+    return _git(folder, "cat-file", "--batch", bytes_max=STATUS_BYTES_MAX, given=b"\n".join(wanted))
 
 
 def is_ignored(path: str | os.PathLike[str]) -> bool:
@@ -372,13 +405,19 @@ def address(root: Path) -> str:
     return uri.bare(address, query=False)
 
 
-def _git(folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int = 1 << 20) -> bytes | None:
-    """Run git in a folder and return what it printed; None if it can't, fails, is slow or prints too much."""
+def _git(
+    folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int = 1 << 20, given: bytes = b""
+) -> bytes | None:
+    """Run git in a folder and return what it printed; None if it can't, fails, is slow or prints too much.
+
+    ``given`` is what it reads.
+    """
     command: list[str | bytes] = ["git", *READ_ONLY, "-C", os.fspath(folder), *arguments]
     try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
-        )
+        with _as_file(given) as source:
+            process = subprocess.Popen(
+                command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+            )
     except OSError:
         return None
     timer = threading.Timer(SECONDS_MAX, process.kill)
@@ -393,6 +432,18 @@ def _git(folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int
         finally:
             timer.cancel()
     return found if process.returncode == 0 and len(found) <= bytes_max else None
+
+
+@contextlib.contextmanager
+def _as_file(given: bytes) -> Iterator[IO[bytes] | int]:
+    """Lend a file that holds some bytes, for a process to read: through a pipe both could wait for each other."""
+    if not given:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(given)
+        file.seek(0)
+        yield file
 
 
 def _folders(root: Path) -> tuple[str, str] | None:

@@ -1,0 +1,85 @@
+"""What takes space in a store, what of it may go, and where else the bytes are: one face for the modules that know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from cmf import collect, costs, freeing, whereabouts
+from cmf.config import Config
+from cmf.errors import NotFoundError
+from cmf.fetching import Holder
+from cmf.moving import Progress, nothing
+from cmf.objects.local import LocalObjects
+from cmf.store.sql import SqlStore
+
+
+class Space:
+    """The bytes of one store. ``holders`` gives the remotes that may hold them too: all, or the one that is named."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: SqlStore,
+        objects: LocalObjects,
+        config: Config,
+        site: str,
+        holders: Callable[[str], Iterable[Holder]],
+    ) -> None:
+        self._folder = folder
+        self._store = store
+        self._objects = objects
+        self._config = config
+        self._site = site
+        self._holders = holders
+
+    def free(
+        self,
+        *,
+        older_than: float = freeing.OLDER_THAN_SECONDS,
+        elsewhere: bool = False,
+        remote: str = "",
+        copies: int = 0,
+        force: bool = False,
+        progress: Progress = nothing,
+    ) -> freeing.Freed:
+        """Free objects that nothing refers to; without ``force`` only tell what would go. See `cmf.freeing.free`.
+
+        With ``elsewhere`` bytes of artifacts go as well of which remotes (only ``remote``, if one is named) hold at
+        least ``copies``, or else as many as the settings want.
+        """
+        return freeing.free(
+            self._folder,
+            self._store,
+            self._objects,
+            _now(),
+            older_than=older_than,
+            holders=[*self._holders(remote)] if elsewhere else (),
+            copies=(copies or self._config.copies) if elsewhere else 0,
+            force=force,
+            progress=progress,
+        )
+
+    def costs(self) -> costs.Costs:
+        """Return what the objects here cost, and for whom they are kept. See `cmf.costs`."""
+        collect.collect(self._folder, self._store, self._objects, _now())
+        return costs.count(self._folder, self._store, self._objects)
+
+    def whereabouts(self, digest: str) -> whereabouts.Whereabouts:
+        """Return which places hold an artifact's bytes, by its digest, and when that was last seen. Asks nobody."""
+        index = self._store.index
+        found = index.artifacts([*index.nodes([f"artifact:{digest}"]).values()])
+        if not found:
+            raise NotFoundError(f"There is no artifact {digest} here.", hint="'cmf pull' brings what others have.")
+        return whereabouts.of(
+            self._store.whereabouts,
+            self._objects,
+            digest,
+            remotes={name: remote.url for name, remote in self._config.remotes.items()},
+            sites=whereabouts.sites(index, next(iter(found.values())).uses, but=self._site),
+        )
+
+
+def _now() -> collect.Clock:
+    return collect.Clock(time.time_ns() // 1000, time.monotonic())
