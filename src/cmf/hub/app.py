@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO
 
 from litestar import Litestar, Response, delete, get, post, put
@@ -42,12 +42,13 @@ AsksWanted = Annotated[
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
 
-def make_app(hub: Hub, *, loopback: bool, log: bool = False, on_shutdown: Callable[[], None] | None = None) -> Litestar:
+def make_app(hub: Hub, *, loopback: bool, log: bool = False, counted: str = "") -> Litestar:
     """Make the application that serves a hub.
 
-    ``loopback``: refuse requests that name another host or origin. ``log``: one line for each request.
+    ``loopback``: refuse requests that name another host or origin. ``log``: one line for each request. ``counted``: the
+    folder where several workers count for the metrics.
     """
-    operations = Operations(hub.counts, log=log)
+    operations = Operations(hub.counts, log=log, counted=counted)
     federation = Federation(hub)
     return Litestar(
         route_handlers=ROUTES,
@@ -65,7 +66,7 @@ def make_app(hub: Hub, *, loopback: bool, log: bool = False, on_shutdown: Callab
         ),
         request_max_body_size=wire.JSON_BYTES_MAX,
         on_startup=[federation.start],
-        on_shutdown=[federation.stop, *([on_shutdown] if on_shutdown else [])],
+        on_shutdown=[federation.stop],
         logging_config=None,
         opt={"hub": hub, "operations": operations, "federation": federation},
     )

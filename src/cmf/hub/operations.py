@@ -17,6 +17,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 REQUEST_ID = "x-request-id"
@@ -26,10 +27,14 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Operations:
-    """The metrics of one hub. ``counts``: called when they are read, returns gauges by name. ``log``: write lines."""
+    """The metrics of one hub. ``counts``: called when they are read, returns gauges by name. ``log``: write lines.
 
-    def __init__(self, counts: Callable[[], dict[str, float]], *, log: bool) -> None:
+    ``counted``: the folder where all workers of this hub count, if there are several.
+    """
+
+    def __init__(self, counts: Callable[[], dict[str, float]], *, log: bool, counted: str = "") -> None:
         self._log = log
+        self._counted = counted
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "cmf_hub_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
@@ -42,12 +47,18 @@ class Operations:
             registry=self.registry,
         )
         self._bytes = Counter("cmf_hub_bytes", "Bytes of bodies, by direction.", ("direction",), registry=self.registry)
-        self._running = Gauge("cmf_hub_requests_running", "Requests being answered.", registry=self.registry)
-        self.registry.register(_Counts(counts))
+        self._running = Gauge(
+            "cmf_hub_requests_running", "Requests being answered.", registry=self.registry, multiprocess_mode="livesum"
+        )
+        self._counts = _Counts(counts)
 
     def page(self) -> bytes:
-        """Return the metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Return the metrics in Prometheus's text format: of all workers, whichever is asked."""
+        shown = self.registry
+        if self._counted:
+            shown = CollectorRegistry()
+            MultiProcessCollector(shown, self._counted)  # type: ignore[no-untyped-call]
+        return generate_latest(shown) + generate_latest(self._counts)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """Wrap an application: each request gets an id, is counted and timed, and leaves a line."""
@@ -115,10 +126,6 @@ class _Counts(Collector):
 
     def __init__(self, counts: Callable[[], dict[str, float]]) -> None:
         self._counts = counts
-
-    def describe(self) -> Iterable[Metric]:
-        """Say nothing before the first reading: the hub may not be open yet."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield one gauge for each count."""

@@ -13,6 +13,7 @@ import msgspec
 
 from cmf.errors import ConflictError, UsageError
 from cmf.hub import access
+from cmf.hub import workers as keeping
 from cmf.hub.auth import Auth
 from cmf.hub.migrate import Progress, migrate
 from cmf.hub.service import DATABASE, Hub, open_database
@@ -36,11 +37,13 @@ def serve(
     behind_proxy: bool = False,
     insecure: bool = False,
     log: bool = False,
+    workers: int = 1,
     ready: Callable[[str], None],
 ) -> None:
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
 
-    Its store is a file there, or in the ``database`` of a URL.
+    Its store is a file there, or in the ``database`` of a URL. ``workers``: how many processes serve it, which takes a
+    database that several can write at once: `UsageError`.
 
     Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
     is taken for port 0. The hub's own user gets a token in ``state_home``, which their commands find by themselves.
@@ -51,19 +54,46 @@ def serve(
             f"A hub on {host} can be reached by others, and without TLS its tokens can be overheard.",
             hint="Give --tls-cert and --tls-key, or --behind-proxy if a proxy does TLS, or --insecure if you mean it.",
         )
+    if workers > 1 and not database:
+        raise UsageError(
+            "A hub over SQLite is served by one process: the file has one writer.",
+            hint="Leave --workers out, or give --database postgresql://… ('cmf hub migrate' moves a hub there).",
+        )
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     hub = Hub(folder, database)
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls_cert else 'http'}://{shown}:{port}"
     note = state_home / "hubs" / f"{port}.json"
+    settings = keeping.Settings(
+        folder=str(folder),
+        database=database,
+        socket=listener.fileno(),
+        loopback=loopback,
+        log=log,
+        tls_cert=str(tls_cert or ""),
+        tls_key=str(tls_key or ""),
+    )
     try:
         _leave_token(note, hub, url)
-        _run(hub, listener, loopback=loopback, log=log, tls=(tls_cert, tls_key), started=lambda: ready(url))
+        if workers == 1:
+            _run(hub, listener, settings, started=lambda: ready(url))
+        else:
+            hub.close()  # each worker has its own
+            keeping.keep(settings, workers, grace_s=GRACE_SECONDS + 5, started=lambda: ready(url))
     finally:
         note.unlink(missing_ok=True)
         hub.close()
         listener.close()
+
+
+def work(settings: keeping.Settings, listener: socket.socket, *, started: Callable[[], None]) -> None:
+    """Serve a hub as one of several processes, until this one is told to stop."""
+    hub = Hub(Path(settings.folder), settings.database)
+    try:
+        _run(hub, listener, settings, started=started)
+    finally:
+        hub.close()
 
 
 def invite(folder: Path, *, database: str = "", scope: str, role: str, expires_s: int, name: str) -> str:
@@ -106,15 +136,7 @@ def _must_hold(folder: Path) -> None:
         raise ConflictError(f"There is no hub in {folder}.", hint="Start one there first: cmf hub serve.")
 
 
-def _run(
-    hub: Hub,
-    listener: socket.socket,
-    *,
-    loopback: bool,
-    log: bool,
-    tls: tuple[Path | None, Path | None],
-    started: Callable[[], None],
-) -> None:
+def _run(hub: Hub, listener: socket.socket, settings: keeping.Settings, *, started: Callable[[], None]) -> None:
     import uvicorn
 
     from cmf.hub.app import make_app
@@ -125,8 +147,8 @@ def _run(
             if self.started:
                 started()
 
-    settings = uvicorn.Config(
-        make_app(hub, loopback=loopback, log=log),
+    config = uvicorn.Config(
+        make_app(hub, loopback=settings.loopback, log=settings.log, counted=settings.counted),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -134,13 +156,13 @@ def _run(
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE_SECONDS,
         limit_concurrency=1000,
-        ssl_certfile=str(tls[0]) if tls[0] else None,
-        ssl_keyfile=str(tls[1]) if tls[1] else None,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
     )
     # The server ends itself on these signals and then raises them again, for whoever ran it: that is us; we end too.
     handlers = {number: signal.signal(number, _ended) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        Server(settings).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
