@@ -18,14 +18,34 @@ class HubProcess:
     """`cmf hub serve` in a process of its own. ``url`` is set once it listens."""
 
     def __init__(
-        self, folder: Path, state: Path, *, port: int = 0, options: tuple[str, ...] = (), database: str = ""
+        self,
+        folder: Path,
+        state: Path,
+        *,
+        port: int = 0,
+        options: tuple[str, ...] = (),
+        database: str = "",
+        within: tuple[str, ...] = (),
     ) -> None:
+        """Start it; ``within``: a command that runs it in a network of its own."""
         options = ("--database", database, *options) if database else options
         self.folder = folder
         self.database = database
         self.state = state
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cmf", "hub", "serve", "--folder", str(folder), "--port", str(port), *options],
+            [
+                *within,
+                sys.executable,
+                "-m",
+                "cmf",
+                "hub",
+                "serve",
+                "--folder",
+                str(folder),
+                "--port",
+                str(port),
+                *options,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

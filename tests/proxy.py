@@ -1,4 +1,4 @@
-"""A proxy between a client and a hub that counts bytes, and at one of them acts or cuts the connection."""
+"""A proxy between a client and a hub that counts bytes, and at one of them acts or cuts; or lets nothing by."""
 
 import contextlib
 import socket
@@ -17,6 +17,8 @@ class Proxy:
         self._act: Callable[[], None] | None = None
         self._after = 0
         self._is_cut = False
+        self._is_parted = False
+        self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -35,6 +37,18 @@ class Proxy:
         self.arm(after, None)
         self._is_cut = True
 
+    def part(self) -> None:
+        """Let nothing by from now on: who is connected is cut off, and whoever comes is turned away."""
+        with self._lock:
+            self._is_parted = True
+            for end in self._open:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Let everybody by again."""
+        self._is_parted = False
+
     def close(self) -> None:
         self._listener.close()
 
@@ -42,6 +56,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._is_parted:
+                    client.close()
+                    continue
                 try:
                     hub = socket.create_connection(("127.0.0.1", self.target))
                 except OSError:
@@ -51,6 +68,8 @@ class Proxy:
                     threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with self._lock:
+            self._open.add(source)
         with contextlib.suppress(OSError):
             while data := source.recv(2048):
                 act = None
@@ -66,6 +85,8 @@ class Proxy:
                 if act is not None:
                     act()
                 target.sendall(data)
+        with self._lock:
+            self._open.discard(source)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

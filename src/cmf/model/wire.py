@@ -266,7 +266,7 @@ class AskPeer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str = ""
 
 
-class PeerState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PeerState(msgspec.Struct, frozen=True, kw_only=True):
     """How syncing with a peer went: the last time, and (``pulled`` to ``object_bytes``) in all.
 
     ``failures``: in a row. ``refused``: segments that one of the two hubs would not take, the last time; ``why``, the
