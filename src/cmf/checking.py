@@ -11,6 +11,7 @@ from cmf.objects import damaged
 from cmf.objects.local import LocalObjects
 from cmf.store.index import SqlIndex
 from cmf.store.sql import SqlStore
+from cmf.worktree import uri
 from cmf.worktree.files import Files
 
 
@@ -47,7 +48,7 @@ def references(index: SqlIndex, files: Files, site: str) -> list[Reference]:
     return [
         Reference(path=use.path, artifact=use.artifact, state=files.drift(use.path, use.artifact))
         for use in sorted(last.values(), key=lambda use: use.path)
-        if is_own(use)
+        if is_own(use) and not uri.is_uri(use.path)  # nobody is asked over the network just to say how things are
     ]
 
 

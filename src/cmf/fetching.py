@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 from cmf import moving, slicing
 from cmf.errors import NotFoundError, UnreachableError, UsageError
 from cmf.graph.index import Index, Target
+from cmf.model import alias
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES, RemoteStore, damaged, manifest, read
 from cmf.objects.local import LocalObjects
@@ -110,6 +111,12 @@ def bring(
     """
     if not named.digest.startswith(digests.TREE):
         _fetch(objects, holders, [named.digest], named, moved, progress)
+        if of := _stands_for(objects, named.digest):
+            raise NotFoundError(
+                f"The bytes of {named.name} are not known here: only that they are {of[:200]}.",
+                hint="Fetch them from there; 'cmf import dvc --data' brings what DVC holds.",
+                kind="bytes",
+            )
         return Brought(named.digest, named.name)
     files = entries(objects, holders, named, moved, progress)
     if not named.inside:
@@ -124,6 +131,13 @@ def bring(
     part = manifest.encode(known[name] for name in chosen)
     objects.put(digests.file_digest(part), part)
     return Brought(manifest.tree_digest(part), named.name)
+
+
+def _stands_for(objects: LocalObjects, digest: str) -> str:
+    """Return what an alias stands for; "" for every other object."""
+    if objects.size(digest) > alias.BYTES_MAX:
+        return ""
+    return alias.decode(read(objects, digest, alias.BYTES_MAX))
 
 
 def entries(

@@ -27,6 +27,7 @@ from cmf.model.encoding import INTEGER_MAX
 from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
 from cmf.using import NAME_CHARS_MAX, Direction, Uses
+from cmf.worktree import uri
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
@@ -111,16 +112,21 @@ class Run:
         name: str = "",
         policy: str = "",
         labels: str | os.PathLike[str] | None = None,
+        hash: bool = False,
         **attributes: Any,
-    ) -> Path:
-        """Record that this run uses a file or folder; return its path.
+    ) -> Path | Any:
+        """Record that this run uses a file or folder, or what lies at a URL; return its path, or the URL as it is.
 
         Hashed and kept while it is read once. ``policy`` says what becomes of its bytes: ``copy``, ``link`` or
         ``reference``; left out, the store's rules decide. ``labels`` is the file that holds the data's labels: an
         artifact of its own, of type ``labels``. Raises `NotFoundError` if it isn't there, `UsageError` if it can't be
         recorded; everything else ends as a counted warning.
+
+        Bytes at a URL (``https://``, ``s3://``, ``gs://``, ``az://``) stay where they are, and its server says which
+        version they are; ``hash`` reads them once for their SHA-256. A look-up takes at most some seconds.
         """
-        return self._event("input", path, attributes, type=type, role=role, name=name, policy=policy, labels=labels)
+        given: dict[str, Any] = {"type": type, "role": role, "name": name, "policy": policy, "labels": labels}
+        return self._event("input", path, attributes, hash=hash, **given)
 
     def output(
         self,
@@ -131,14 +137,24 @@ class Run:
         name: str = "",
         policy: str = "",
         labels: str | os.PathLike[str] | None = None,
+        hash: bool = False,
         **attributes: Any,
-    ) -> Path:
+    ) -> Path | Any:
         """Record that this run made a file or folder, as `input`; a ``name`` lets people ask for it."""
-        return self._event("output", path, attributes, type=type, role=role, name=name, policy=policy, labels=labels)
+        given: dict[str, Any] = {"type": type, "role": role, "name": name, "policy": policy, "labels": labels}
+        return self._event("output", path, attributes, hash=hash, **given)
 
     def _event(
-        self, direction: Direction, path: str | os.PathLike[str], attributes: Mapping[str, Any], **given: Any
-    ) -> Path:
+        self,
+        direction: Direction,
+        path: str | os.PathLike[str],
+        attributes: Mapping[str, Any],
+        *,
+        hash: bool = False,
+        **given: Any,
+    ) -> Path | Any:  # a path for a path; else a type checker would ask for a test after every call
+        if isinstance(path, str) and uri.is_uri(path):
+            return self._uses.address(direction, path, attributes=attributes, hash=hash, **given)
         return self._uses.path(direction, path, attributes=attributes, **given)
 
     def environment(self, path: str | os.PathLike[str], *, name: str = "", **attributes: Any) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,17 +16,18 @@ import msgspec
 
 from cmf import config, labelling, media, slicing
 from cmf.errors import CmfError, NotFoundError, UsageError
+from cmf.model import alias, encoding
 from cmf.model import digest as digests
-from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects import manifest
 from cmf.points import whole as whole_number
 from cmf.recorder import Recorder
-from cmf.worktree import dvc, git
+from cmf.worktree import dvc, git, uri
 from cmf.worktree import pointer as pointers
 from cmf.worktree.files import Kept
 
 if TYPE_CHECKING:
+    from cmf.elsewhere import Elsewhere
     from cmf.tracked import Tracked
 
 NAME_CHARS_MAX = 200
@@ -41,6 +42,7 @@ class Uses:
         self._scope = scope
         self._execution = execution
         self._tracked: Tracked | None = None
+        self._elsewhere: Elsewhere | None = None
         self._repositories: dict[Path, Path | None] = {}
         self._named: list[tuple[str, str]] = []
         self._media_step = 0
@@ -78,6 +80,53 @@ class Uses:
         except (OSError, CmfError) as error:
             self._recorder.drop(f"{direction} {place}: {error}")
         return place
+
+    def address(
+        self,
+        direction: Direction,
+        address: str,
+        *,
+        type: str,
+        role: str,
+        name: str,
+        attributes: Mapping[str, Any],
+        policy: str,
+        labels: str | os.PathLike[str] | None,
+        hash: bool,
+    ) -> str:
+        """Record what lies at a URL, and return that; errors as `cmf.recording.Run.input`."""
+        from cmf.elsewhere import Elsewhere
+
+        shown = uri.bare(address)
+        _check_texts(shown, type, role, name)
+        if policy not in ("", "reference"):
+            raise UsageError(f"{shown} stays where it is.", hint="For a copy, fetch it and record the file.")
+        environment = self._recorder.environment
+        self._elsewhere = self._elsewhere or Elsewhere(
+            {"endpoint": environment.endpoint} if environment.endpoint else {}
+        )
+        try:
+            found = self._elsewhere.version(address, read=hash)
+            links: list[model.Record] = []
+            if found.alias:
+                named = self._recorder.keep(found.alias)
+                if named != found.digest:
+                    nodes = f"artifact:{found.digest}", f"artifact:{named}"
+                    links = [model.Artifact(digest=named), model.Link(source=nodes[0], rel="same_as", to=nodes[1])]
+            kept = Kept(digest=found.digest, size=found.size or 0, path=shown, files=1, objects=0)
+            said = {"policy": "reference"} if alias.ATTRIBUTE not in found.attributes else {}
+            if labels is not None:
+                attributes = {**attributes, **self._label_file(direction, Path(labels), kept)}
+            attributes = {**attributes, **found.attributes, **said}
+            self._record(
+                direction, None, kept, type=type, role=role, name=name, attributes=attributes, path=shown, links=links
+            )
+            self._named.append((kept.digest, name))
+        except UsageError:
+            raise
+        except (OSError, CmfError) as error:
+            self._recorder.drop(f"{direction} {shown}: {error}")
+        return address
 
     def _label_file(self, direction: Direction, place: Path, dataset: Kept) -> dict[str, Any]:
         """Record the file that holds a data set's labels; return what the data set's own event says of it."""
@@ -185,9 +234,12 @@ class Uses:
         attributes: Mapping[str, Any] | None = None,
         t: int | None = None,
         began_ns: int = 0,
+        path: str = "",
+        links: Sequence[model.Record] = (),
     ) -> None:
-        """Record that the run used or made what is kept already; ``place`` is None for what lies at no path.
+        """Record that the run used or made what is kept already.
 
+        ``place`` is None for what lies at no path, or at the URL ``path``.
         ``began_ns`` is a time before its bytes were read: then DVC's hash of them is looked for, too.
         """
         recorder = self._recorder
@@ -195,12 +247,12 @@ class Uses:
         beside = git.pointer(place) if place else None
         if beside and beside[0].suffix == pointers.SUFFIX and not pointers.names(str(beside[0]), kept.digest):
             beside = None  # the data was changed since: that commit has another version of it
-        same, links = self._same_as(place, kept, began_ns) if place and began_ns else ({}, [])
+        same, found = self._same_as(place, kept, began_ns) if place and began_ns else ({}, [])
         event = model.Event(
             execution=self._execution,
             direction=direction,
             artifact=kept.digest,
-            path=recorder.files.record_path(place) if place else "",
+            path=recorder.files.record_path(place) if place else path,
             type=type,
             role=role,
             name=name,
@@ -209,7 +261,7 @@ class Uses:
             t=recorder.now() if t is None else t,
             pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
         )
-        recorder.write(self._scope, model.Artifact(digest=kept.digest), event, *links)
+        recorder.write(self._scope, model.Artifact(digest=kept.digest), event, *links, *found)
         if place:
             real = os.path.realpath(place)
             self.declared.setdefault(direction, set()).add(real)
@@ -239,7 +291,7 @@ def _pointer(path: str | dict[str, str], commit: str) -> model.Pointer | None:
     return model.Pointer(path=path, commit=commit) if isinstance(path, str) else None
 
 
-def _check_texts(place: Path, *texts: object) -> None:
+def _check_texts(place: Path | str, *texts: object) -> None:
     """Refuse with `UsageError` a type, role or name that a record cannot hold."""
     if not all(map(is_short_text, texts)):
         raise UsageError(f"A type, role or name of {place} is not a short text: {texts}.")

@@ -14,21 +14,23 @@ from cmf.errors import UsageError
 @click.option("--role", default="", help="What for, such as train or test.")
 @click.option("--name", default="", help="What people call it.")
 @click.option("--labels", default=None, metavar="FILE", help="The file that holds its labels.")
-def event(direction: str, path: str, type_: str, role: str, name: str, labels: str | None) -> None:
-    """Record that the run around this command used or made a file or folder.
+@click.option("--hash", "hash_", is_flag=True, help="Of data at a URL: read it once for its SHA-256.")
+def event(direction: str, path: str, *, type_: str, role: str, name: str, labels: str | None, hash_: bool) -> None:
+    """Record that the run around this command used or made a file or folder, or what lies at a URL.
 
     The run is the one that started this process: with 'cmf run', or with cmf.run in Python.
 
     \b
       cmf event input data/train.csv
       cmf event input images --labels labels.csv
+      cmf event input s3://survey/sheep.csv
       cmf event output model.bin --type model --name detector
     """
     from cmf import telling
 
     with telling.joined() as run:
         record = run.input if direction == "input" else run.output
-        record(path, type=type_, role=role, name=name, labels=labels)
+        record(path, type=type_, role=role, name=name, labels=labels, hash=hash_)
 
 
 @click.command()

@@ -15,6 +15,7 @@ from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, U
 from cmf.objects.bucket import IN_FLIGHT, checked, in_flight
 
 if TYPE_CHECKING:
+    from obstore import GetResult, ObjectMeta
     from obstore.store import ObjectStore
 
 PART_BYTES = 16 << 20
@@ -25,13 +26,17 @@ HEADS_MAX = 256
 """About more files than this one doesn't ask one by one, but has them listed."""
 
 RETRIES = 5
+RETRY_SECONDS = 60.0
 SCHEMES = ("s3", "gs", "az")
 
 
 class CloudBucket:
-    """A `Bucket` in a bucket, or below a prefix of one. ``options``: settings of obstore over those it finds itself."""
+    """A `Bucket` in a bucket, or below a prefix of one. ``options``: settings of obstore over those it finds itself.
 
-    def __init__(self, url: str, options: Mapping[str, str]) -> None:
+    What fails is tried again for ``seconds``.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, str], *, seconds: float = RETRY_SECONDS) -> None:
         try:
             from obstore.store import from_url
         except ImportError as error:
@@ -46,10 +51,13 @@ class CloudBucket:
             self._store: ObjectStore = from_url(  # type: ignore[call-overload]
                 url,
                 config=dict(options),
-                client_options={"allow_http": endpoint.startswith("http://"), "connect_timeout": "10s"},
+                client_options={
+                    "allow_http": endpoint.startswith("http://"),
+                    "connect_timeout": f"{min(seconds, 10):g}s",
+                },
                 retry_config={
                     "max_retries": RETRIES,
-                    "retry_timeout": timedelta(seconds=60),
+                    "retry_timeout": timedelta(seconds=seconds),
                     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5)},
                 },
             )
@@ -136,6 +144,26 @@ class CloudBucket:
             with self._guard():
                 obstore.delete(self._store, asked)
 
+    def look(self, name: str) -> tuple[str, str, str, int]:
+        """Return what is said of a file: ETag without its quotation marks, version id, time of change, size."""
+        import obstore
+
+        with self._guard():
+            return _said(obstore.head(self._store, name))
+
+    def stream(self, name: str) -> tuple[tuple[str, str, str, int], Iterator[bytes]]:
+        """Return what is said of a file, as `look`, and its bytes in chunks: of the same version of it."""
+        import obstore
+
+        with self._guard():
+            found = obstore.get(self._store, name)
+        return _said(found.meta), self._chunks(found)
+
+    def _chunks(self, found: GetResult) -> Iterator[bytes]:
+        with self._guard():
+            for chunk in found:
+                yield bytes(chunk)
+
     def close(self) -> None:
         """Do nothing: obstore ends its connections itself."""
 
@@ -175,6 +203,11 @@ class CloudBucket:
 
     def _no_bucket(self) -> NotFoundError:
         return NotFoundError(f"There is no bucket at {self.url}.", hint="Make it first.", kind="remote")
+
+
+def _said(meta: ObjectMeta) -> tuple[str, str, str, int]:
+    etag = (meta["e_tag"] or "").strip('"')
+    return etag, meta["version"] or "", meta["last_modified"].isoformat(), meta["size"]
 
 
 def _length(source: BinaryIO | bytes) -> int:

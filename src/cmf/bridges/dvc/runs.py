@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from cmf.bridges.dvc import files
 from cmf.bridges.dvc.files import Hash, Item, Stage
-from cmf.model import digest as digests
+from cmf.model import alias as aliases
 from cmf.model import encoding
 from cmf.model import records as model
 
@@ -89,12 +89,12 @@ def scope_of(pipeline: str, path: str, stage: Stage) -> str:
 
 def alias(hash_: Hash) -> bytes:
     """Return the object that stands for bytes of which only DVC's hash is known."""
-    return encoding.encode({"cmf": "alias", "of": str(hash_), "v": 1})
+    return aliases.encode(str(hash_))
 
 
 def alias_digest(hash_: Hash) -> str:
     """Return the digest of an alias."""
-    return digests.file_digest(alias(hash_))
+    return aliases.digest(str(hash_))
 
 
 def same_as(digest: str, hash_: Hash) -> list[model.Record]:
@@ -178,7 +178,9 @@ def _events(
     aliased = None
     if item.hash is not None:
         named = alias_digest(item.hash)
-        aliased = model.Event(artifact=named, size=item.size, attributes={**attributes, "alias": True}, **common)
+        aliased = model.Event(
+            artifact=named, size=item.size, attributes={**attributes, aliases.ATTRIBUTE: True}, **common
+        )
     if found is None:
         assert aliased is not None
         yield [model.Artifact(digest=aliased.artifact), aliased]
