@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +40,7 @@ _PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-
 """Paths about which there is no question; most are."""
 
 _SLASH = ord("/")
+_UNSORTED = "is not in its order"
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -52,23 +53,50 @@ class Entry(NamedTuple):
     executable: bool = False
 
 
+class Writer:
+    """A manifest in the making: hardly more than its text, if its files come in the order of their paths."""
+
+    def __init__(self) -> None:
+        self._text = bytearray(HEADER)
+        self._order = _Order()
+        self._is_sorted = True
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Take some files; `UsageError` for what a manifest cannot hold."""
+        try:
+            for entry in entries:
+                raw = raw_path(entry.path)
+                fault = _fault(raw, entry) or (self._order.fault(raw) if self._is_sorted else "")
+                if fault == _UNSORTED:
+                    self._is_sorted = False
+                elif fault:
+                    raise _unrecordable(f"{_shown(raw)} {fault}")
+                self._text += _line(entry)
+        except UnicodeEncodeError:
+            raise _unrecordable("a path is neither text nor bytes") from None
+        if len(self._text) > MANIFEST_BYTES_MAX:
+            raise UsageError(
+                f"A folder's manifest of {len(self._text)} bytes is over the limit of {MANIFEST_BYTES_MAX}.",
+                hint="Record its sub-folders.",
+                kind="limit",
+            )
+
+    def data(self) -> bytes:
+        """Return the manifest of all these files; `UsageError` if they cannot be in one folder."""
+        if self._is_sorted:
+            return bytes(self._text)
+        entries = [_entry(line) for line in _decoder.decode_lines(memoryview(self._text)[len(HEADER) :])]
+        return encode(entries)
+
+
 def encode(entries: Iterable[Entry]) -> bytes:
     """Return the manifest of these files, in any order; `UsageError` for what a manifest cannot hold."""
+    written = Writer()
     try:
-        ordered = sorted(((raw_path(entry.path), entry) for entry in entries), key=lambda item: item[0])
-        fault = _fault(ordered)
+        written.add(sorted(entries, key=lambda entry: raw_path(entry.path)))
     except UnicodeEncodeError:
-        ordered, fault = [], "a path is neither text nor bytes"
-    if fault:
-        raise UsageError(f"A folder cannot be recorded: {fault}.", hint="Rename it, or record its files one by one.")
-    data = _spell(entry for _, entry in ordered)
-    if len(data) > MANIFEST_BYTES_MAX:
-        raise UsageError(
-            f"A folder's manifest of {len(data)} bytes is over the limit of {MANIFEST_BYTES_MAX}.",
-            hint="Record its sub-folders.",
-            kind="limit",
-        )
-    return data
+        raise _unrecordable("a path is neither text nor bytes") from None
+    return written.data()
 
 
 def decode(data: bytes) -> list[Entry]:
@@ -83,16 +111,13 @@ def decode(data: bytes) -> list[Entry]:
     if data.count(b"\n") > FILES_MAX + 1:
         raise CorruptError(f"A manifest names more than {FILES_MAX} files.", kind="limit")
     try:
-        lines = _decoder.decode_lines(memoryview(data)[len(HEADER) :])
-        entries = [_entry(line) for line in lines]
+        entries = [_entry(line) for line in _decoder.decode_lines(memoryview(data)[len(HEADER) :])]
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
     try:
-        fault = _fault([(raw_path(entry.path), entry) for entry in entries])
+        fault = _faults(entries, data)
     except UnicodeError:
         fault = "a path is not text"
-    if not fault and _spell(entries) != data:
-        fault = "it is spelled in another way than the format's"
     if fault:
         raise CorruptError(f"A manifest is outside the format: {fault}.", kind="manifest")
     return entries
@@ -151,40 +176,59 @@ def _entry(line: _Line) -> Entry:
     return Entry(path, digest, size, executable == 1)
 
 
-def _spell(entries: Iterable[Entry]) -> bytes:
-    lines = [
-        (
-            path if isinstance(path, str) else {"$b": base64.b64encode(path).decode()},
-            digest,
-            size,
-            1 if executable else 0,
-        )
-        for path, digest, size, executable in entries
-    ]
-    return HEADER + _encoder.encode_lines(lines)
+def _line(entry: Entry) -> bytes:
+    path, digest, size, executable = entry
+    if isinstance(path, str) and _PLAIN.fullmatch(path):
+        return f'["{path}","{digest}",{size},{1 if executable else 0}]\n'.encode()  # needs no escapes, so it is quicker
+    spelled = path if isinstance(path, str) else {"$b": base64.b64encode(path).decode()}
+    return _encoder.encode((spelled, digest, size, 1 if executable else 0)) + b"\n"
 
 
-def _fault(ordered: list[tuple[bytes, Entry]]) -> str:
-    """Return what is wrong with these entries, or an empty text."""
-    paths = {raw for raw, _ in ordered}
-    last = folder = b""
-    for raw, (path, digest, size, _) in ordered:
-        fault = _path_fault(raw, path)
-        if not fault and raw <= last:
-            fault = "is named twice" if raw == last else "is not in its order"
-        if not fault and not digests.is_file_digest(digest):
-            fault = "has no file's digest"
-        if not fault and not 0 <= size <= SIZE_BYTES_MAX:
-            fault = "has an impossible size"
-        above = raw[: raw.rfind(b"/") + 1]
-        if not fault and above != folder:  # else the file before lies there too
-            folder = above
-            if any(above[:at] in paths for at, byte in enumerate(above) if byte == _SLASH):
-                fault = "lies below a file"
+class _Order:
+    """The paths of files, one behind the other: whether they are sorted, and none lies below another."""
+
+    def __init__(self) -> None:
+        self._last = b""
+        self._above: list[bytes] = []  # files that the last path begins with: what it may lie below is among them
+
+    def fault(self, raw: bytes) -> str:
+        """Say what is wrong with the next path, or return an empty text."""
+        if raw <= self._last:
+            return "is named twice" if raw == self._last else _UNSORTED
+        self._last = raw
+        above = self._above
+        while above and not raw.startswith(above[-1]):
+            above.pop()
+        if above and any(raw[len(file)] == _SLASH for file in above):
+            return "lies below a file"
+        above.append(raw)
+        return ""
+
+
+def _faults(entries: Sequence[Entry], data: bytes) -> str:
+    """Return what is wrong with the files that a manifest's bytes say, or an empty text."""
+    order = _Order()
+    at = len(HEADER)
+    for entry in entries:
+        raw = raw_path(entry.path)
+        fault = _fault(raw, entry) or order.fault(raw)
         if fault:
             return f"{_shown(raw)} {fault}"
-        last = raw
-    return ""
+        line = _line(entry)
+        if not data.startswith(line, at):
+            break
+        at += len(line)
+    return "" if at == len(data) else "it is spelled in another way than the format's"
+
+
+def _fault(raw: bytes, entry: Entry) -> str:
+    """Return what is wrong with one file by itself, or an empty text."""
+    fault = _path_fault(raw, entry.path)
+    if not fault and not digests.is_file_digest(entry.digest):
+        fault = "has no file's digest"
+    if not fault and not 0 <= entry.size <= SIZE_BYTES_MAX:
+        fault = "has an impossible size"
+    return fault
 
 
 def _path_fault(raw: bytes, path: str | bytes) -> str:
@@ -214,3 +258,7 @@ def _path_fault(raw: bytes, path: str | bytes) -> str:
 
 def _shown(raw: bytes) -> str:
     return ascii(raw.decode("utf-8", "replace")[:200])
+
+
+def _unrecordable(fault: str) -> UsageError:
+    return UsageError(f"A folder cannot be recorded: {fault}.", hint="Rename it, or record its files one by one.")
