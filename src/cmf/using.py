@@ -220,7 +220,7 @@ class Uses:
         return next(((digest, known) for digest, known in self._named[::-1] if known and name in ("", known)), None)
 
     def _kept(self, data: bytes) -> Kept:
-        return Kept(digest=self._recorder.keep(data), size=len(data), path="", files=1, objects=1)
+        return Kept(digest=self._recorder.keep(data), size=len(data), path="", files=1)
 
     def _record(
         self,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import itertools
+import bisect
 import os
 import pwd
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -31,18 +32,20 @@ WORTH_BYTES = 1 << 20
 """A folder with so many files, or a file or folder of so many bytes, is worth remembering: less is read as fast."""
 
 
+SEEN_MAX = 20_000
+"""After so many files what was kept is made durable and remembered, so that memory does not grow with their number."""
+
+
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What a file or folder is: its digest, its size in bytes (a folder's: of its files) and its path for records.
 
-    ``files`` counts the files, ``objects`` the different objects they are, a folder's manifest included. ``policy`` is
-    that of the file, or of the least safely kept one in a folder.
+    ``files`` counts the files. ``policy`` is that of the file, or of the least safely kept one in a folder.
     """
 
     digest: str
     size: int
     path: str | dict[str, str]
     files: int
-    objects: int
     policy: Policy = config.COPY
 
 
@@ -63,6 +66,14 @@ class _Read(NamedTuple):
     recalled: _File | None = None
 
 
+class _Folder(NamedTuple):
+    """A folder that is to be looked into, and what it and the folders above it really are."""
+
+    path: str
+    above: tuple[str, ...]
+
+
+_Taken = TypeVar("_Taken")
 _UNKNOWN = (b"", b"")
 
 
@@ -106,21 +117,10 @@ class Files:
         if not stat.S_ISDIR(found.st_mode):
             each = _File(*os.path.split(absolute), absolute, found)
             (kept,) = self._confirm(self._keep([each], policy, is_worth=found.st_size >= WORTH_BYTES))
-            return Kept(
-                digest=kept.entry.digest, size=kept.entry.size, path=recorded, files=1, objects=1, policy=kept.policy
-            )
-        every = self._keep_folder(absolute, policy)
-        entries = [each.entry for each in every]
-        data = manifest.encode(entries)
-        self.objects.put(digests.file_digest(data), data, durable=False)
-        return Kept(
-            digest=manifest.tree_digest(data),
-            size=sum(entry.size for entry in entries),
-            path=recorded,
-            files=len(entries),
-            objects=len({entry.digest for entry in entries}) + 1,
-            policy=max({each.policy for each in every} or {config.COPY}, key=config.POLICIES.index),
-        )
+            return Kept(digest=kept.entry.digest, size=kept.entry.size, path=recorded, files=1, policy=kept.policy)
+        kept_folder, data = self._keep_folder(absolute, recorded, policy)
+        self.objects.put(digests.object_of(kept_folder.digest), data, durable=False)
+        return kept_folder
 
     def flush(self) -> None:
         """Make durable what was kept, then remember which files it came from; any thread may call it.
@@ -156,8 +156,7 @@ class Files:
         place = os.path.join(self._home, path[2:]) if path.startswith("~/") else os.path.join(self._root, path)
         try:
             if digest.startswith(digests.TREE):
-                entries = [each.entry for each in self._keep_folder(place, "reference")]
-                found = manifest.tree_digest(manifest.encode(entries))
+                found = self._keep_folder(place, path, "reference")[0].digest
             else:
                 found = self.keep(place, policy="reference").digest
             return "same" if found == digest else "changed"
@@ -209,18 +208,36 @@ class Files:
         if relative is not None and any(part.casefold() in manifest.FORBIDDEN for part in relative.split("/")):
             raise UsageError(f"{absolute} belongs to git or to cmf itself.", hint="Record your own files.")
 
-    def _keep_folder(self, top: str, policy: Policy | None) -> list[_Read]:
-        every: list[_Read] = []
+    def _keep_folder(self, top: str, recorded: str | dict[str, str], policy: Policy | None) -> tuple[Kept, bytes]:
+        """Keep the files of a folder, one of its folders after the other; return what it is, and its manifest."""
         start = len(os.fsencode(top)) + (not top.endswith("/"))
-        for _, files in itertools.groupby(self._walk(top), key=lambda each: each.folder):
-            found = list(itertools.islice(files, manifest.FILES_MAX + 1 - len(every)))
-            if len(every) + len(found) > manifest.FILES_MAX:
+        written = manifest.Writer()
+        size = count = least = 0
+
+        def taken(files: list[_File]) -> list[_Read]:
+            nonlocal count
+            count += len(files)
+            if count > manifest.FILES_MAX:
                 raise UsageError(
                     f"{top} holds more than {manifest.FILES_MAX} files.", hint="Record its sub-folders.", kind="limit"
                 )
-            is_worth = len(found) >= WORTH_FILES or sum(each.stat.st_size for each in found) >= WORTH_BYTES
-            every += self._keep(found, policy, is_worth=is_worth, start=start)
-        return self._confirm(every, start)
+            return self._keep_some(files, policy, start)
+
+        for every in self._walk(top, taken):
+            written.add(each.entry for each in every)
+            size += sum(each.entry.size for each in every)
+            least = max(least, *(config.POLICIES.index(each.policy) for each in every))
+        data = written.data()
+        digest, chosen = manifest.tree_digest(data), config.POLICIES[least]
+        return Kept(digest=digest, size=size, path=recorded, files=count, policy=chosen), data
+
+    def _keep_some(self, files: Sequence[_File], policy: Policy | None, start: int) -> list[_Read]:
+        """Keep the files of one folder, those of its sub-folders left out."""
+        is_worth = len(files) >= WORTH_FILES or sum(each.stat.st_size for each in files) >= WORTH_BYTES
+        every = self._confirm(self._keep(files, policy, is_worth=is_worth, start=start), start)
+        if len(self._seen) >= SEEN_MAX:
+            self.flush()
+        return every
 
     def _keep(self, files: Sequence[_File], policy: Policy | None, *, is_worth: bool, start: int = 0) -> list[_Read]:
         """Keep files of one folder. ``is_worth``: they are many or large enough for the stat memory to help."""
@@ -274,29 +291,63 @@ class Files:
                 self._seen.append(seen)
         return _read(each, start, taken.digest, taken.stat, policy)
 
-    def _walk(self, top: str) -> Iterator[_File]:
-        """Yield each file below a folder, those of one folder behind each other."""
+    def _walk(self, top: str, taken: Callable[[list[_File]], Sequence[_Taken]]) -> Iterator[Sequence[_Taken]]:
+        """Yield what is made of the files below a folder, some at a time, in the order that manifests have.
+
+        ``taken`` is given all files that lie directly in one folder, by name, and makes one thing of each.
+        """
         real_top = os.path.realpath(top)
-        waiting: list[tuple[str, tuple[str, ...]]] = [(top, (real_top,))]
+        # What is still to come of each folder on the way down: things made of its files, and the folders between them.
+        waiting = [self._listed(top, (real_top,), real_top, taken)]
         while waiting:
-            folder, above = waiting.pop()
+            if not waiting[-1]:
+                waiting.pop()
+                continue
+            found = waiting[-1].popleft()
+            if isinstance(found, _Folder):
+                waiting.append(self._listed(found.path, found.above, real_top, taken))
+            else:
+                yield found
+
+    def _listed(
+        self, folder: str, above: tuple[str, ...], real_top: str, taken: Callable[[list[_File]], Sequence[_Taken]]
+    ) -> deque[Sequence[_Taken] | _Folder]:
+        """Return what is in a folder: its sub-folders and, between them, what is made of its files."""
+        files: list[tuple[bytes, _File]] = []
+        folders: list[tuple[bytes, _Folder]] = []
+        try:
+            with os.scandir(folder) as found:
+                items = list(found)
+        except OSError as error:
+            raise read_error(error, folder) from error
+        for item in items:
+            if item.name.casefold() in manifest.FORBIDDEN:
+                continue
             try:
-                with os.scandir(folder) as found:
-                    items = list(found)
+                link = self._resolve(item.path, real_top, above) if item.is_symlink() else ""
+                known = item.stat()
             except OSError as error:
-                raise read_error(error, folder) from error
-            for item in items:
-                if item.name.casefold() in manifest.FORBIDDEN:
-                    continue
-                try:
-                    link = self._resolve(item.path, real_top, above) if item.is_symlink() else ""
-                    known = item.stat()
-                except OSError as error:
-                    raise read_error(error, item.path) from error
-                if stat.S_ISDIR(known.st_mode):
-                    waiting.append((item.path, (*above, link or os.path.join(above[-1], item.name))))
-                else:
-                    yield _File(folder, item.name, item.path, known)
+                raise read_error(error, item.path) from error
+            key = manifest.raw_path(manifest.path_of(os.fsencode(item.name)))
+            if stat.S_ISDIR(known.st_mode):
+                lower = (*above, link or os.path.join(above[-1], item.name))
+                folders.append((key + b"/", _Folder(item.path, lower)))
+            else:
+                files.append((key, _File(folder, item.name, item.path, known)))
+        files.sort(key=_first)
+        folders.sort(key=_first)
+        made = taken([each for _, each in files]) if files else []
+        ordered: deque[Sequence[_Taken] | _Folder] = deque()
+        at = 0
+        for key, below in folders:
+            end = bisect.bisect_left(files, key, lo=at, key=_first)
+            if end > at:
+                ordered.append(made[at:end])
+            ordered.append(below)
+            at = end
+        if at < len(made):
+            ordered.append(made[at:])
+        return ordered
 
     def _resolve(self, link: str, real_top: str, above: tuple[str, ...]) -> str:
         """Return what a link in a folder leads to; refuse one that leads out, in a circle, or to git's or our files."""
@@ -320,8 +371,11 @@ class Files:
                 found, size, _ = measure(path)
             elif os.path.isdir(path):
                 start = len(os.fsencode(path)) + (not path.endswith("/"))
-                entries = [self._read(each, "reference", start).entry for each in self._walk(path)]
-                found, size = manifest.tree_digest(manifest.encode(entries)), sum(entry.size for entry in entries)
+                written, size = manifest.Writer(), 0
+                for entries in self._walk(path, lambda files: self._entries(files, start)):
+                    written.add(entries)
+                    size += sum(entry.size for entry in entries)
+                found = manifest.tree_digest(written.data())
             else:
                 raise placing.in_the_way(path)
         except (UsageError, NotFoundError, DeniedError) as error:
@@ -329,6 +383,13 @@ class Files:
         if found != digest:
             raise placing.in_the_way(path)
         return size
+
+    def _entries(self, files: Sequence[_File], start: int) -> list[manifest.Entry]:
+        return [self._read(each, "reference", start).entry for each in files]
+
+
+def _first(pair: tuple[bytes, object]) -> bytes:
+    return pair[0]
 
 
 def _home() -> str:

@@ -1,5 +1,6 @@
 """The stat memory: what has not changed is not read again, what has changed always is. It may vanish or be damaged."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -270,3 +271,14 @@ def test_two_files_are_not_worth_a_database(root: Path, opens: list[str]) -> Non
         (root / "data" / name).write_text(name)
     keep(root, root / "data")
     assert not (root / ".cmf" / "stat.db").exists()
+
+
+def test_many_files_are_remembered_on_the_way_so_that_memory_does_not_grow(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cmf.worktree.files.SEEN_MAX", WORTH_FILES)
+    files = opened(root)
+    files.keep(data)  # no flush
+    with contextlib.closing(sqlite3.connect(root / ".cmf" / "stat.db")) as known:
+        assert known.execute("SELECT count(*) FROM file").fetchone() == (WORTH_FILES,)
+    files.close()
