@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -62,28 +62,29 @@ class LocalObjects:
         self._unsynced: dict[str, None] = {}
         self._unsynced_folders: dict[str, None] = {}
 
-    def absent(self, digests: Iterable[str]) -> Digests:
+    def absent(self, asked: Iterable[str]) -> Digests:
         """Return which of these it does not hold, in the order given, repeats included."""
-        return self._absent(list(digests), note=False)
+        every = [(digest, _raw(digest)) for digest in asked]
+        lacking = self._lacking({raw for _, raw in every}, note=False)
+        return [digest for digest, raw in every if raw in lacking] if lacking else []
 
-    def note(self, digests: Iterable[str]) -> Digests:
-        """Return which of these it does not hold; the others are durable after `flush`, whoever put them."""
-        return self._absent(list(digests), note=True)
+    def note(self, hashes: Collection[bytes]) -> set[bytes]:
+        """Return which raw hashes it holds nothing of; the others are durable after `flush`, whoever put them."""
+        return self._lacking(hashes, note=True)
 
-    def _absent(self, digests: Digests, *, note: bool) -> Digests:
-        asked = {digest: _raw(digest) for digest in digests}
+    def _lacking(self, hashes: Collection[bytes], *, note: bool) -> set[bytes]:
         with self._guard("Packs cannot be read"):
-            packed = self._packs.held(set(asked.values()), note=note)
-        lacking = set()
-        for digest, raw in asked.items():
-            if raw in packed:
-                continue
+            lacking = set(hashes)
+            lacking -= self._packs.held(lacking, note=note)
+        for raw in [*lacking]:
+            digest = digests.FILE + raw.hex()
             path = self._path(digest)
             if self._held(digest, path) is None or (note and not _count_on(path)):
-                lacking.add(digest)
-            elif note:
+                continue
+            lacking.discard(raw)
+            if note:
                 self._note([path], [os.path.dirname(path)], durable=False)
-        return [digest for digest in digests if digest in lacking] if lacking else []
+        return lacking
 
     def open(self, digest: str, offset: int = 0) -> BinaryIO:
         """Return a reader of an object's bytes from an offset on; `NotFoundError` if it isn't held."""

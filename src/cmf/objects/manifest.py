@@ -63,17 +63,21 @@ class Writer:
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take some files; `UsageError` for what a manifest cannot hold."""
+        lines: list[bytes] = []
         try:
             for entry in entries:
                 raw = raw_path(entry.path)
-                fault = _fault(raw, entry) or (self._order.fault(raw) if self._is_sorted else "")
+                lines.append(_line(raw, entry))
+                fault = self._order.fault(raw) if self._is_sorted else ""
                 if fault == _UNSORTED:
                     self._is_sorted = False
                 elif fault:
-                    raise _unrecordable(f"{_shown(raw)} {fault}")
-                self._text += _line(entry)
+                    raise _Fault(raw, fault)
         except UnicodeEncodeError:
             raise _unrecordable("a path is neither text nor bytes") from None
+        except _Fault as fault:
+            raise _unrecordable(str(fault)) from None
+        self._text += b"".join(lines)
         if len(self._text) > MANIFEST_BYTES_MAX:
             raise UsageError(
                 f"A folder's manifest of {len(self._text)} bytes is over the limit of {MANIFEST_BYTES_MAX}.",
@@ -115,11 +119,11 @@ def decode(data: bytes) -> list[Entry]:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
     try:
-        fault = _faults(entries, data)
+        _check(entries, data)
     except UnicodeError:
-        fault = "a path is not text"
-    if fault:
-        raise CorruptError(f"A manifest is outside the format: {fault}.", kind="manifest")
+        raise _outside("a path is not text") from None
+    except _Fault as fault:
+        raise _outside(str(fault)) from None
     return entries
 
 
@@ -176,10 +180,25 @@ def _entry(line: _Line) -> Entry:
     return Entry(path, digest, size, executable == 1)
 
 
-def _line(entry: Entry) -> bytes:
+class _Fault(Exception):  # noqa: N818  # never seen outside
+    """What is wrong with one file of a manifest."""
+
+    def __init__(self, raw: bytes, fault: str) -> None:
+        super().__init__(f"{raw.decode('utf-8', 'replace')[:200]!a} {fault}")
+
+
+def _line(raw: bytes, entry: Entry) -> bytes:
+    """Return the line of one file, or raise what is wrong with it by itself."""
     path, digest, size, executable = entry
-    if isinstance(path, str) and _PLAIN.fullmatch(path):
-        return f'["{path}","{digest}",{size},{1 if executable else 0}]\n'.encode()  # needs no escapes, so it is quicker
+    is_plain = isinstance(path, str) and len(raw) <= PATH_BYTES_MAX and _PLAIN.fullmatch(path) is not None
+    if is_plain and digests.is_file_digest(digest) and 0 <= size <= SIZE_BYTES_MAX:
+        return f'["{path!s}","{digest}",{size},{1 if executable else 0}]\n'.encode()  # it needs no escapes
+    if not is_plain and (fault := _path_fault(raw, path)):
+        raise _Fault(raw, fault)
+    if not digests.is_file_digest(digest):
+        raise _Fault(raw, "has no file's digest")
+    if not 0 <= size <= SIZE_BYTES_MAX:
+        raise _Fault(raw, "has an impossible size")
     spelled = path if isinstance(path, str) else {"$b": base64.b64encode(path).decode()}
     return _encoder.encode((spelled, digest, size, 1 if executable else 0)) + b"\n"
 
@@ -205,35 +224,23 @@ class _Order:
         return ""
 
 
-def _faults(entries: Sequence[Entry], data: bytes) -> str:
-    """Return what is wrong with the files that a manifest's bytes say, or an empty text."""
+def _check(entries: Sequence[Entry], data: bytes) -> None:
+    """Raise what is wrong with the files that a manifest's bytes say."""
     order = _Order()
     at = len(HEADER)
     for entry in entries:
         raw = raw_path(entry.path)
-        fault = _fault(raw, entry) or order.fault(raw)
-        if fault:
-            return f"{_shown(raw)} {fault}"
-        line = _line(entry)
+        line = _line(raw, entry)
+        if fault := order.fault(raw):
+            raise _Fault(raw, fault)
         if not data.startswith(line, at):
             break
         at += len(line)
-    return "" if at == len(data) else "it is spelled in another way than the format's"
-
-
-def _fault(raw: bytes, entry: Entry) -> str:
-    """Return what is wrong with one file by itself, or an empty text."""
-    fault = _path_fault(raw, entry.path)
-    if not fault and not digests.is_file_digest(entry.digest):
-        fault = "has no file's digest"
-    if not fault and not 0 <= entry.size <= SIZE_BYTES_MAX:
-        fault = "has an impossible size"
-    return fault
+    if at != len(data):
+        raise _outside("it is spelled in another way than the format's")
 
 
 def _path_fault(raw: bytes, path: str | bytes) -> str:
-    if isinstance(path, str) and len(raw) <= PATH_BYTES_MAX and _PLAIN.fullmatch(path):
-        return ""
     if not raw or len(raw) > PATH_BYTES_MAX:
         return f"is not a path of 1 to {PATH_BYTES_MAX} bytes"
     if isinstance(path, bytes):
@@ -256,9 +263,9 @@ def _path_fault(raw: bytes, path: str | bytes) -> str:
     return ""
 
 
-def _shown(raw: bytes) -> str:
-    return ascii(raw.decode("utf-8", "replace")[:200])
-
-
 def _unrecordable(fault: str) -> UsageError:
     return UsageError(f"A folder cannot be recorded: {fault}.", hint="Rename it, or record its files one by one.")
+
+
+def _outside(fault: str) -> CorruptError:
+    return CorruptError(f"A manifest is outside the format: {fault}.", kind="manifest")

@@ -59,11 +59,10 @@ class _File(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A file that was read; or ``recalled``, and to be read if the objects do not hold it."""
+    """A file that was read, now or before."""
 
     entry: manifest.Entry
     policy: Policy
-    recalled: _File | None = None
 
 
 class _Folder(NamedTuple):
@@ -116,7 +115,7 @@ class Files:
         recorded = self.record_path(absolute)
         if not stat.S_ISDIR(found.st_mode):
             each = _File(*os.path.split(absolute), absolute, found)
-            (kept,) = self._confirm(self._keep([each], policy, is_worth=found.st_size >= WORTH_BYTES))
+            (kept,) = self._keep([each], policy, is_worth=found.st_size >= WORTH_BYTES)
             return Kept(digest=kept.entry.digest, size=kept.entry.size, path=recorded, files=1, policy=kept.policy)
         kept_folder, data = self._keep_folder(absolute, recorded, policy)
         self.objects.put(digests.object_of(kept_folder.digest), data, durable=False)
@@ -234,14 +233,13 @@ class Files:
     def _keep_some(self, files: Sequence[_File], policy: Policy | None, start: int) -> list[_Read]:
         """Keep the files of one folder, those of its sub-folders left out."""
         is_worth = len(files) >= WORTH_FILES or sum(each.stat.st_size for each in files) >= WORTH_BYTES
-        every = self._confirm(self._keep(files, policy, is_worth=is_worth, start=start), start)
+        every = self._keep(files, policy, is_worth=is_worth, start=start)
         if len(self._seen) >= SEEN_MAX:
             self.flush()
         return every
 
     def _keep(self, files: Sequence[_File], policy: Policy | None, *, is_worth: bool, start: int = 0) -> list[_Read]:
         """Keep files of one folder. ``is_worth``: they are many or large enough for the stat memory to help."""
-        every: list[_Read] = []
         known: dict[str, tuple[bytes, bytes]] = {}
         if is_worth:
             folder = files[0].folder
@@ -249,28 +247,19 @@ class Files:
             gone = known.keys() - {each.name for each in files}
             with self._lock:
                 self._gone += [(folder, name) for name in gone]
+        hashes = []
         for each in files:
+            version, hash_ = known.get(each.name, _UNKNOWN)
+            hashes.append(hash_ if hash_ and version == memory.version(each.stat) else b"")
+        lacking = self.objects.note(set(hashes) - {b""}) if known else set[bytes]()
+        every = []
+        for each, hash_ in zip(files, hashes, strict=True):
             chosen = policy or (self._policy(each) if self._policies else config.COPY)
-            version, digest = known.get(each.name, _UNKNOWN)
-            if version != memory.version(each.stat):
+            if hash_ and (hash_ not in lacking or chosen == "reference"):
+                every.append(_read(each, start, digests.FILE + hash_.hex(), each.stat, chosen))
+            else:
                 every.append(self._read(each, chosen, start, is_worth=is_worth))
-                continue
-            recalled = None if chosen == "reference" else each
-            every.append(_read(each, start, digests.FILE + digest.hex(), each.stat, chosen, recalled))
         return every
-
-    def _confirm(self, every: list[_Read], start: int = 0) -> list[_Read]:
-        """Read after all what the stat memory knows but the objects do not hold."""
-        wanted = [each.entry.digest for each in every if each.recalled is not None]
-        lacking = set(self.objects.note(wanted)) if wanted else ()
-        if not lacking:
-            return every
-        return [
-            each
-            if each.recalled is None or each.entry.digest not in lacking
-            else self._read(each.recalled, each.policy, start, is_worth=True)
-            for each in every
-        ]
 
     def _policy(self, each: _File) -> Policy:
         recorded = self.record_path(each.path)
@@ -328,12 +317,13 @@ class Files:
                 known = item.stat()
             except OSError as error:
                 raise read_error(error, item.path) from error
-            key = manifest.raw_path(manifest.path_of(os.fsencode(item.name)))
+            name = item.name
+            key = name.encode() if name.isascii() else manifest.raw_path(manifest.path_of(os.fsencode(name)))
             if stat.S_ISDIR(known.st_mode):
                 lower = (*above, link or os.path.join(above[-1], item.name))
                 folders.append((key + b"/", _Folder(item.path, lower)))
             else:
-                files.append((key, _File(folder, item.name, item.path, known)))
+                files.append((key, _File(folder, name, item.path, known)))
         files.sort(key=_first)
         folders.sort(key=_first)
         made = taken([each for _, each in files]) if files else []
@@ -408,9 +398,7 @@ def _below(path: str, folder: str) -> str | None:
     return path[len(start) :] if path.startswith(start) else None
 
 
-def _read(
-    each: _File, start: int, digest: str, found: os.stat_result, policy: Policy, recalled: _File | None = None
-) -> _Read:
+def _read(each: _File, start: int, digest: str, found: os.stat_result, policy: Policy) -> _Read:
     name = each.path[start:] if each.path.isascii() else manifest.path_of(os.fsencode(each.path)[start:])
     executable = bool(found.st_mode & stat.S_IXUSR)
-    return _Read(manifest.Entry(name, digest, found.st_size, executable=executable), policy, recalled)
+    return _Read(manifest.Entry(name, digest, found.st_size, executable=executable), policy)

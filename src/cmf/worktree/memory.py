@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -35,6 +36,7 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS file (folder BLOB NOT NULL, name BLOB NOT NULL, version BLOB NOT NULL, "
     "digest BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID"
 )
+_NAMES = sys.getfilesystemencoding()
 _ALL = "SELECT name, version, digest, crc FROM file WHERE folder = ?"
 _ONE = _ALL + " AND name = ?"
 
@@ -81,7 +83,7 @@ class Memory:
             if None in (each, packed, digest):
                 continue  # a flipped byte can make a column of any type
             if crc == zlib.crc32(b"\0".join((path, each, packed, digest))) and len(digest) == _DIGEST:
-                found[os.fsdecode(each)] = (packed, digest)
+                found[each.decode(_NAMES, "surrogateescape")] = (packed, digest)
         return found
 
     def remember(self, seen: list[Seen], gone: list[tuple[str, str]]) -> None:
