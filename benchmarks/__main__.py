@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import functools
 import json
@@ -17,13 +18,14 @@ from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
 from benchmarks.capture import page
-from benchmarks.workloads import data, lineage, native, record, series, start, sync, training, writers
+from benchmarks.workloads import data, lineage, native, record, remotes, series, start, sync, training, writers
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
 PEERS = {
     "mlmd": ("ml-metadata", "1.17.1", ("start", "executions", "ancestors", "writers")),
-    "mlflow": ("mlflow", "3.17.2", ("start", "executions", "series", "writers", "mass")),
+    "mlflow": ("mlflow", "3.17.2", ("start", "executions", "series", "writers", "mass", "files")),
+    "dvc": ("dvc[s3]", "3.67.1", ("files",)),
     "trackio": ("trackio", "0.43.0", ("start", "executions", "series", "writers", "mass")),
 }
 
@@ -59,7 +61,7 @@ def main(words: list[str]) -> int:
 def bench(*, tiny: bool) -> dict[str, Any]:
     """Measure every workload of our own."""
     figures: dict[str, list[float]] = {}
-    for module in (start, record, training, native, data, sync, lineage, writers, series):
+    for module in (start, record, training, native, data, sync, remotes, lineage, writers, series):
         figures |= _timed(module.__name__.rpartition(".")[2], module.measure, tiny=tiny)
     return {"figures": figures}
 
@@ -81,6 +83,8 @@ def peers(*, tiny: bool) -> dict[str, Any]:
         ("series", record.steps_only),
         ("writers, mass", record.writers_and_mass),
         ("ancestors", lineage.measure),
+        ("files", data.beside),
+        ("remotes", remotes.beside),
     )
     for label, work_of_ours in ours:
         found["cmf"] |= _timed(f"cmf {label}", work_of_ours, tiny=tiny)
@@ -91,8 +95,10 @@ def _peer(name: str, part: str, python: Path, *, tiny: bool) -> dict[str, list[f
     """Do one part with a peer, as often as we do it ourselves."""
     figures: dict[str, list[float]] = {}
     for _ in range(work.sizes(tiny=tiny).repeats if part == "executions" else 1):
-        with processes.empty_folder() as folder:
-            found = processes.part(f"benchmarks.peers.{name}", part, folder, tiny=tiny, python=python)
+        with contextlib.ExitStack() as lent:
+            folder = lent.enter_context(processes.empty_folder())
+            told = lent.enter_context(remotes.bucket()) if part == "files" else {}
+            found = processes.part(f"benchmarks.peers.{name}", part, folder, tiny=tiny, python=python, told=told)
         for key, values in found.items():
             figures.setdefault(key, []).extend(values)
     return figures

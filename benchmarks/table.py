@@ -13,7 +13,7 @@ from benchmarks.machine import FLOOR
 
 Figures = Mapping[str, Sequence[float]]
 
-NAMES = {"mlmd": "ML Metadata", "mlflow": "MLflow", "trackio": "Trackio"}
+NAMES = {"mlmd": "ML Metadata", "mlflow": "MLflow", "trackio": "Trackio", "dvc": "DVC"}
 PEER_WORK = {
     "recorder_time": "import, ready to record, above the bare interpreter",
     "recorder_memory": "the same, memory",
@@ -33,7 +33,10 @@ an object a point, Trackio all three metrics of every row, for it has no other w
 W11 and W12 are small here: at the sizes above, the others would take hours. In W11 each process of CMF, MLflow and
 Trackio writes a run of its own; with ML Metadata each metric is an execution's. In W12 MLflow takes points in batches
 of 1,000, its fastest way. A chart takes all points from MLflow and Trackio, and at most 1,000 that draw it from CMF.
-What is stored counts every file, the logs of databases too, which weigh on so few points."""
+What is stored counts every file, the logs of databases too, which weigh on so few points.
+In W4 CMF hashes each file while it copies it, until it is durable; DVC is the command `dvc add`, its start included,
+which hashes with MD5; MLflow copies and hashes nothing. In W9 DVC is `dvc push` and `dvc pull`. The bucket is of the
+same S3 server on the loopback for all."""
 
 
 def number(value: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import processes, work
+from benchmarks.workloads import data
 
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
@@ -76,6 +77,25 @@ def series(*, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
+def files(*, tiny: bool, **_: str) -> dict[str, list[float]]:
+    """Log a folder of small files and a large one, twice: they are copied each time, and never hashed."""
+    import mlflow
+
+    here = Path.cwd()
+    mlflow.set_tracking_uri(f"sqlite:///{here / 'store.db'}")
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("bench", artifact_location=(here / "kept").as_uri()))
+    found = {}
+    for name in ("many", "large"):
+        path = data.made(name, tiny=tiny)
+        for key in (f"files_{name}", f"files_{name}_again"):
+            with mlflow.start_run():
+                os.sync()
+                started = time.perf_counter()
+                mlflow.log_artifacts(str(path), "files") if path.is_dir() else mlflow.log_artifact(str(path))
+                found[key] = [time.perf_counter() - started]
+    return found
+
+
 def _write(rank: int, count: int, store: str, experiment: str, go: Callable[[], None]) -> None:
     import mlflow
 
@@ -137,4 +157,4 @@ def _fresh(mlflow: Any) -> tuple[str, str]:
 
 if __name__ == "__main__":
     parts = {"start": start, "executions": executions, "series": series, "writers": writers, "mass": mass}
-    processes.serve_parts(sys.argv, parts)
+    processes.serve_parts(sys.argv, {**parts, "files": files})

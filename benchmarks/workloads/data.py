@@ -29,15 +29,25 @@ def measure(*, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
+def beside(*, tiny: bool) -> dict[str, list[float]]:
+    """Return the figures of W4 as they are compared with those of others, in seconds, once."""
+    with processes.empty_folder() as folder:
+        processes.repository(folder)
+        return processes.part(MODULE, "whole", folder, tiny=tiny)
+
+
+def whole(*, tiny: bool) -> dict[str, list[float]]:
+    """Version a folder of small files, and a large one."""
+    found: dict[str, list[float]] = {}
+    for name in ("many", "large"):
+        cold, again, _ = _versioned(made(name, tiny=tiny))
+        found |= {f"files_{name}": [cold], f"files_{name}_again": [again]}
+    return found
+
+
 def large(*, tiny: bool) -> dict[str, list[float]]:
     """Copy and sync a large file with `cp`, then version it; the two take turns, since disks have moods."""
-    path = Path("large.bin")
-    if not path.exists():
-        chance = random.Random(4)
-        with path.open("wb") as file:
-            for _ in range(work.sizes(tiny=tiny).large_mib):
-                file.write(chance.randbytes(1 << 20))
-            os.fsync(file.fileno())
+    path = made("large", tiny=tiny)
     copied, hashed = _copied(path)
     cold, again, _ = _versioned(path)
     return {
@@ -50,7 +60,7 @@ def large(*, tiny: bool) -> dict[str, list[float]]:
 
 def many(*, tiny: bool) -> dict[str, list[float]]:
     """Version a folder of files of 10 KiB."""
-    folder = _files(work.sizes(tiny=tiny).many, 10 << 10)
+    folder = made("many", tiny=tiny)
     cold, again, _ = _versioned(folder)
     copied, hashed = _copied(folder)
     return {
@@ -73,6 +83,21 @@ def small(*, tiny: bool) -> dict[str, list[float]]:
         "data_small_hash": [hashed],
         "data_small_memory": [memory],
     }
+
+
+def made(name: str, *, tiny: bool) -> Path:
+    """Make the ``large`` file or the folder of ``many`` small ones, unless it is there; return its path."""
+    size = work.sizes(tiny=tiny)
+    if name == "many":
+        return _files(size.many, 10 << 10)
+    path = Path("large.bin")
+    if not path.exists():
+        chance = random.Random(4)
+        with path.open("wb") as file:
+            for _ in range(size.large_mib):
+                file.write(chance.randbytes(1 << 20))
+            os.fsync(file.fileno())
+    return path
 
 
 def _files(count: int, size: int) -> Path:
@@ -133,4 +158,4 @@ def _resident() -> float:
 
 
 if __name__ == "__main__":
-    processes.serve_parts(sys.argv, {"large": large, "many": many, "small": small})
+    processes.serve_parts(sys.argv, {"large": large, "many": many, "small": small, "whole": whole})
