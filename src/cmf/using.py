@@ -113,7 +113,7 @@ class Uses:
                 if named != found.digest:
                     nodes = f"artifact:{found.digest}", f"artifact:{named}"
                     links = [model.Artifact(digest=named), model.Link(source=nodes[0], rel="same_as", to=nodes[1])]
-            kept = Kept(digest=found.digest, size=found.size or 0, path=shown, files=1, objects=0)
+            kept = Kept(digest=found.digest, size=found.size or 0, path=shown, files=1)
             said = {"policy": "reference"} if alias.ATTRIBUTE not in found.attributes else {}
             if labels is not None:
                 attributes = {**attributes, **self._label_file(direction, Path(labels), kept)}
