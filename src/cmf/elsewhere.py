@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-import urllib.parse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cmf.errors import CmfError, UnreachableError, UnsupportedError
+from cmf.errors import UnreachableError, UnsupportedError
 from cmf.model import alias
 from cmf.worktree import uri
 
@@ -52,7 +51,7 @@ class Elsewhere:
         """
         from cmf.remote import address as addresses
 
-        host = urllib.parse.urlsplit(address).netloc
+        host = address.partition("://")[2].partition("/")[0].rpartition("@")[2]
         if time.monotonic() < self._silent.get(host, 0.0):
             raise UnreachableError(f"{uri.bare(address)} is not looked up: its host did not answer before.")
         began = time.monotonic()
@@ -67,7 +66,7 @@ class Elsewhere:
         of = _alias_of(found.etag, found.modified, found.size, uri.bare(address))
         spelled = alias.encode(of) if of else b""
         if found.digest:
-            return Version(found.digest, found.size, spelled, attributes)
+            return Version(found.digest, found.size, spelled, {**attributes, "policy": "reference"})
         if not of:
             raise UnsupportedError(
                 f"The server of {uri.bare(address)} names no version.", hint="Read it for its hash: hash=True."
@@ -86,12 +85,12 @@ def _in_time(address: str, options: Mapping[str, str]) -> Looked:
     from cmf.remote import address as addresses
 
     found: list[Looked] = []
-    failed: list[CmfError] = []
+    failed: list[Exception] = []
 
     def look() -> None:
         try:
             found.append(addresses.look(address, options, read=False))
-        except CmfError as error:
+        except Exception as error:  # noqa: BLE001  # raised again in the thread that waits
             failed.append(error)
 
     thread = threading.Thread(target=look, name="cmf-look", daemon=True)

@@ -2,7 +2,7 @@
 
 A pointer file, or an entry of dvc.lock, says what the bytes were when DVC looked; they may have been changed since, and
 git may have brought the pointer of another version. So no time or size is taken for a proof. Believed is what costs
-next to nothing to prove: the MD5 of a few MiB, computed anew of what was kept; or that the file is the very file in
+next to nothing to prove: the MD5 of a MiB at most, computed anew of what was kept; or that the file is the very file in
 DVC's cache that bears the hash as its name, and that nobody can write to. Of everything else nothing is said: `cmf
 import dvc` reads it once, and links it.
 """
@@ -14,7 +14,6 @@ import posixpath
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from cmf.bridges.dvc import files
 from cmf.bridges.dvc.files import Hash, Item
@@ -25,17 +24,30 @@ from cmf.objects.local import LocalObjects
 from cmf.worktree import dvc
 from cmf.worktree.files import Kept
 
-MD5_BYTES_MAX = 4 << 20
-"""So much of one use is hashed anew: some milliseconds."""
+MD5_BYTES_MAX = 1 << 20
+"""So much of one use is hashed anew: a millisecond or two."""
 
 FILES_MAX = 500
 STATEMENTS_BYTES_MAX = 1 << 20
 TICK_NS = 50_000_000
 
 
-class _Repository(NamedTuple):
-    top: str
-    caches: dvc.Caches
+class _Repository:
+    """A DVC repository: its top folder, its caches, and the folder of which the list of files was read last."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = os.fspath(top)
+        self.caches = dvc.places(top).folders()
+        self._read: tuple[Hash, dict[str, Hash]] | None = None
+
+    def listed(self, hash_: Hash) -> dict[str, Hash]:
+        """Return the files of a folder by their paths in it, as a cache has them; none if it hasn't."""
+        if self._read is None or self._read[0] != hash_:
+            place = self.caches.find(hash_.value, hash_.algorithm)
+            data = dvc.read(place, STATEMENTS_BYTES_MAX) if place is not None else None
+            is_whole = data is not None and dvc.md5(data, files.MD5) + files.DIR == hash_.value
+            self._read = hash_, dict(files.read_folder(data, hash_)) if data is not None and is_whole else {}
+        return self._read[1]
 
 
 class Tracked:
@@ -54,9 +66,8 @@ class Tracked:
         try:
             repository = self._repositories.get(top)
             if repository is None:
-                repository = _Repository(os.fspath(top), dvc.places(top).folders())
-                self._repositories[top] = repository
-            proof = _Proof(self._objects, repository.caches, since_ns)
+                repository = self._repositories[top] = _Repository(top)
+            proof = _Proof(self._objects, repository, since_ns)
             for hash_, size in self._statements(path, repository):
                 if size in (None, kept.size) and proof.holds(path, kept, hash_):
                     return hash_
@@ -107,26 +118,16 @@ def _of(item: Item, whole: str, path: str, repository: _Repository) -> Iterator[
         yield item.hash, item.size
     elif item.hash.is_folder:
         wanted = os.path.relpath(path, whole).replace(os.sep, posixpath.sep)
-        for name, hash_ in _listed(item.hash, repository.caches).items():
-            if name == wanted:
-                yield hash_, None
-
-
-def _listed(hash_: Hash, caches: dvc.Caches) -> dict[str, Hash]:
-    """Return the files of a folder, as the cache has them."""
-    place = caches.find(hash_.value, hash_.algorithm)
-    data = dvc.read(place, STATEMENTS_BYTES_MAX) if place is not None else None
-    if data is None or dvc.md5(data, files.MD5) + files.DIR != hash_.value:
-        return {}
-    return dict(files.read_folder(data, hash_))
+        if (hash_ := repository.listed(item.hash).get(wanted)) is not None:
+            yield hash_, None
 
 
 class _Proof:
     """What is proven about the hash of one use: within a budget of bytes that are hashed anew."""
 
-    def __init__(self, objects: LocalObjects, caches: dvc.Caches, since_ns: int) -> None:
+    def __init__(self, objects: LocalObjects, repository: _Repository, since_ns: int) -> None:
         self._objects = objects
-        self._caches = caches
+        self._repository = repository
         self._since_ns = since_ns
         self._left = MD5_BYTES_MAX
 
@@ -140,7 +141,7 @@ class _Proof:
         if kept.files > FILES_MAX:
             return False
         entries = manifest.decode(read(self._objects, digests.object_of(kept.digest), manifest.MANIFEST_BYTES_MAX))
-        listed = _listed(hash_, self._caches)
+        listed = self._repository.listed(hash_)
         found: list[tuple[str, str]] = []
         for entry in entries:
             if not isinstance(entry.path, str):
@@ -170,7 +171,7 @@ class _Proof:
 
         Making a link sets its time of change, so one made while the file was read doesn't count.
         """
-        cached = self._caches.find(said.value, said.algorithm)
+        cached = self._repository.caches.find(said.value, said.algorithm)
         if cached is None:
             return False
         ours, theirs = os.stat(path), os.stat(cached)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +16,8 @@ import msgspec
 
 from cmf import config, labelling, media, slicing
 from cmf.errors import CmfError, NotFoundError, UsageError
-from cmf.model import alias, encoding
 from cmf.model import digest as digests
+from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects import manifest
 from cmf.points import whole as whole_number
@@ -72,7 +72,7 @@ class Uses:
         try:
             kept = self._recorder.files.keep(place, policy=chosen)
             if labels is not None:
-                attributes = {**attributes, **self._label_file(direction, Path(labels), kept)}
+                attributes = {**attributes, **self._label_file(direction, Path(labels), kept.digest)}
             self._record(direction, place, kept, type=type, role=role, name=name, attributes=attributes, began_ns=began)
             self._named.append((kept.digest, name))
         except (NotFoundError, UsageError):
@@ -90,9 +90,9 @@ class Uses:
         role: str,
         name: str,
         attributes: Mapping[str, Any],
-        policy: str,
-        labels: str | os.PathLike[str] | None,
-        hash: bool,
+        policy: str = "",
+        labels: str | os.PathLike[str] | None = None,
+        hash: bool = False,
     ) -> str:
         """Record what lies at a URL, and return that; errors as `cmf.recording.Run.input`."""
         from cmf.elsewhere import Elsewhere
@@ -101,38 +101,44 @@ class Uses:
         _check_texts(shown, type, role, name)
         if policy not in ("", "reference"):
             raise UsageError(f"{shown} stays where it is.", hint="For a copy, fetch it and record the file.")
-        environment = self._recorder.environment
-        self._elsewhere = self._elsewhere or Elsewhere(
-            {"endpoint": environment.endpoint} if environment.endpoint else {}
-        )
+        recorder = self._recorder
+        endpoint = recorder.environment.endpoint
+        self._elsewhere = self._elsewhere or Elsewhere({"endpoint": endpoint} if endpoint else {})
         try:
             found = self._elsewhere.version(address, read=hash)
-            links: list[model.Record] = []
-            if found.alias:
-                named = self._recorder.keep(found.alias)
-                if named != found.digest:
-                    nodes = f"artifact:{found.digest}", f"artifact:{named}"
-                    links = [model.Artifact(digest=named), model.Link(source=nodes[0], rel="same_as", to=nodes[1])]
-            kept = Kept(digest=found.digest, size=found.size or 0, path=shown, files=1)
-            said = {"policy": "reference"} if alias.ATTRIBUTE not in found.attributes else {}
+            records: list[model.Record] = [model.Artifact(digest=found.digest)]
+            if found.alias and (named := recorder.keep(found.alias)) != found.digest:
+                nodes = f"artifact:{found.digest}", f"artifact:{named}"
+                records += [model.Artifact(digest=named), model.Link(source=nodes[0], rel="same_as", to=nodes[1])]
             if labels is not None:
-                attributes = {**attributes, **self._label_file(direction, Path(labels), kept)}
-            attributes = {**attributes, **found.attributes, **said}
-            self._record(
-                direction, None, kept, type=type, role=role, name=name, attributes=attributes, path=shown, links=links
+                attributes = {**attributes, **self._label_file(direction, Path(labels), found.digest)}
+            event = model.Event(
+                execution=self._execution,
+                direction=direction,
+                artifact=found.digest,
+                path=shown,
+                type=type,
+                role=role,
+                name=name,
+                size=found.size,
+                attributes=encoding.to_value({**attributes, **found.attributes}),
+                t=recorder.now(),
             )
-            self._named.append((kept.digest, name))
+            recorder.write(self._scope, *records, event)
+            self._named.append((found.digest, name))
         except UsageError:
             raise
         except (OSError, CmfError) as error:
-            self._recorder.drop(f"{direction} {shown}: {error}")
+            recorder.drop(f"{direction} {shown}: {error}")
+        except Exception as error:  # noqa: BLE001  # of a network's libraries; its text may hold the address's secrets
+            recorder.drop(f"{direction} {shown}: {error.__class__.__name__}")
         return address
 
-    def _label_file(self, direction: Direction, place: Path, dataset: Kept) -> dict[str, Any]:
+    def _label_file(self, direction: Direction, place: Path, dataset: str) -> dict[str, Any]:
         """Record the file that holds a data set's labels; return what the data set's own event says of it."""
         try:
             kept = self._recorder.files.keep(place)
-            attributes = {labelling.LABELS_OF: dataset.digest}
+            attributes = {labelling.LABELS_OF: dataset}
             self._record(direction, place, kept, type=labelling.TYPE, role=labelling.ROLE, attributes=attributes)
         except (NotFoundError, UsageError):
             raise
@@ -234,12 +240,9 @@ class Uses:
         attributes: Mapping[str, Any] | None = None,
         t: int | None = None,
         began_ns: int = 0,
-        path: str = "",
-        links: Sequence[model.Record] = (),
     ) -> None:
-        """Record that the run used or made what is kept already.
+        """Record that the run used or made what is kept already; ``place`` is None for what lies at no path.
 
-        ``place`` is None for what lies at no path, or at the URL ``path``.
         ``began_ns`` is a time before its bytes were read: then DVC's hash of them is looked for, too.
         """
         recorder = self._recorder
@@ -247,12 +250,12 @@ class Uses:
         beside = git.pointer(place) if place else None
         if beside and beside[0].suffix == pointers.SUFFIX and not pointers.names(str(beside[0]), kept.digest):
             beside = None  # the data was changed since: that commit has another version of it
-        same, found = self._same_as(place, kept, began_ns) if place and began_ns else ({}, [])
+        same, links = self._same_as(place, kept, began_ns) if place and began_ns else ({}, [])
         event = model.Event(
             execution=self._execution,
             direction=direction,
             artifact=kept.digest,
-            path=recorder.files.record_path(place) if place else path,
+            path=recorder.files.record_path(place) if place else "",
             type=type,
             role=role,
             name=name,
@@ -261,7 +264,7 @@ class Uses:
             t=recorder.now() if t is None else t,
             pointer=_pointer(recorder.files.record_path(beside[0]), beside[1]) if beside else None,
         )
-        recorder.write(self._scope, model.Artifact(digest=kept.digest), event, *links, *found)
+        recorder.write(self._scope, model.Artifact(digest=kept.digest), event, *links)
         if place:
             real = os.path.realpath(place)
             self.declared.setdefault(direction, set()).add(real)

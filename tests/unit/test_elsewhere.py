@@ -86,7 +86,7 @@ def test_where_a_server_names_no_version_only_its_bytes_can(url: str) -> None:
     with pytest.raises(UnsupportedError, match="names no version"):
         Elsewhere({}).version(f"{url}/nothing", read=False)
     found = Elsewhere({}).version(f"{url}/nothing", read=True)
-    assert (found.digest, found.alias, found.attributes) == (SHA, b"", {})
+    assert (found.digest, found.alias, found.attributes) == (SHA, b"", {"policy": "reference"})
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,15 @@ def test_a_password_in_an_address_goes_to_its_server_and_nowhere_else(url: str) 
     found = Elsewhere({}).version(url.replace("://", "://me:hunter%32@") + "/asks", read=False)
     assert base64.b64decode(seen["authorization"].removeprefix("Basic ")) == b"me:hunter2"
     assert alias.decode(found.alias) == f"etag:a {url}/asks"
+
+
+def test_a_password_does_not_follow_to_another_host(url: str) -> None:
+    found: dict[str, str] = {}
+    with web.running({"/asks": Answer({"etag": '"b"'}, before=found.update)}) as (other, _):
+        ANSWERS["/away"] = Answer({"location": f"{other}/asks"}, status=302)
+        Elsewhere({}).version(url.replace("://", "://me:hunter2@") + "/away", read=False)
+    assert found
+    assert "authorization" not in found
 
 
 def test_a_host_that_lets_its_time_pass_is_not_asked_again(
