@@ -1,4 +1,4 @@
-"""A proxy between a client and a hub that counts bytes, and at one of them acts or cuts; or lets nothing by."""
+"""A proxy between a client and a server that counts bytes, and at one of them acts or cuts; or lets nothing by."""
 
 import contextlib
 import socket
@@ -9,17 +9,18 @@ from collections.abc import Callable
 class Proxy:
     """Passes bytes on between a client and the hub, and acts once after so many of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_bytes: int = 2048) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.target = 0
+        self._read_bytes = read_bytes
         self.bytes = 0
         self._act: Callable[[], None] | None = None
         self._after = 0
-        self._is_cut = False
+        self._is_cut = self._is_mortal = False
         self._is_parted = False
         self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -30,12 +31,17 @@ class Proxy:
         """From now on, count; after so many bytes, act once."""
         with self._lock:
             self.bytes, self._after, self._act = 0, after, act
-            self._is_cut = False
+            self._is_cut = self._is_mortal = False
 
     def cut(self, after: int) -> None:
         """From now on, count; after exactly so many bytes, cut the connection that carries them, once."""
         self.arm(after, None)
         self._is_cut = True
+
+    def die(self, after: int) -> None:
+        """From now on, count; after exactly so many bytes, let nothing by until it is mended."""
+        self.cut(after)
+        self._is_mortal = True
 
     def part(self) -> None:
         """Let nothing by from now on: who is connected is cut off, and whoever comes is turned away."""
@@ -64,6 +70,8 @@ class Proxy:
                 except OSError:
                     client.close()
                     continue
+                for end in (client, hub):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # it is no line with a delay
                 for one, other in ((client, hub), (hub, client)):
                     threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
 
@@ -71,7 +79,7 @@ class Proxy:
         with self._lock:
             self._open.add(source)
         with contextlib.suppress(OSError):
-            while data := source.recv(2048):
+            while data := source.recv(self._read_bytes):
                 act = None
                 with self._lock:
                     before = self.bytes
@@ -79,6 +87,8 @@ class Proxy:
                     if self._is_cut and self.bytes >= self._after:
                         self._is_cut = False
                         target.sendall(data[: self._after - before])
+                        if self._is_mortal:
+                            self.part()
                         break
                     if self._act is not None and self.bytes >= self._after:
                         act, self._act = self._act, None

@@ -7,6 +7,7 @@ that the server refuses what was changed on the way. Files are made with `If-Non
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, BinaryIO
@@ -27,6 +28,9 @@ HEADS_MAX = 256
 
 RETRIES = 5
 RETRY_SECONDS = 60.0
+SENT_MAX = 3
+"""A file that was cut on its way is sent this often, if its source can be read again."""
+
 SCHEMES = ("s3", "gs", "az")
 
 
@@ -46,6 +50,7 @@ class CloudBucket:
                 kind="missing-extra",
             ) from error
         self.url = url
+        self._seconds = seconds
         endpoint = options.get("endpoint", "")
         with self._guard():
             self._store: ObjectStore = from_url(  # type: ignore[call-overload]
@@ -101,10 +106,24 @@ class CloudBucket:
 
     def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
         """Make a file, unless it is there already, and return its size."""
+        length = _length(source)
+        start = source.tell() if length >= 0 and not isinstance(source, bytes) else 0
+        until = time.monotonic() + self._seconds
+        for left in reversed(range(SENT_MAX)):
+            try:
+                return self._write(name, digest, source, length)
+            except UnreachableError:
+                # obstore sends nothing again that makes a file, since it can't know that this doesn't matter here.
+                if not left or length < 0 or time.monotonic() > until:
+                    raise
+                if not isinstance(source, bytes):
+                    source.seek(start)
+        raise AssertionError
+
+    def _write(self, name: str, digest: str, source: BinaryIO | bytes, length: int) -> int:
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        length = _length(source)
         part_bytes = max(PART_BYTES, length // PARTS_MAX + 1)
         size = 0
 

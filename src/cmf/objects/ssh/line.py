@@ -6,6 +6,7 @@ The only one who knows how asyncssh connects. What is done by way of a line, `cm
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import threading
@@ -33,6 +34,8 @@ WINDOW_BYTES = 16 << 20
 
 ASKED = 64
 """How many questions are on their way at once."""
+
+THREAD = "cmf-ssh"
 
 _URL = re.compile(r"ssh://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)(?::([0-9]{1,5}))?(/.*)?", re.ASCII)
 _USER = re.compile(r"\w[\w.+-]*", re.ASCII)
@@ -138,7 +141,9 @@ class Line:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="cmf-ssh", daemon=True)
+                self._loop.set_exception_handler(_stray)
+                self._thread = threading.Thread(target=self._loop.run_forever, name=THREAD, daemon=True)
+                logging.getLogger("asyncio").addFilter(_is_worth_telling)
                 self._thread.start()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
@@ -167,7 +172,9 @@ class Line:
                 is_lost = isinstance(error, lost) or (client is not None and isinstance(error, DisconnectError))
                 if is_lost and client is not None:
                     self._drop(client)
-                pause = next(pauses, None) if is_lost and self._was_up else None
+                # A machine that never answered is not waited for; one that is busy drops who has just come.
+                is_there = self._was_up or isinstance(error, (ConnectionLost, ConnectionResetError))
+                pause = next(pauses, None) if is_lost and is_there else None
                 if pause is None:
                     raise self._told(error) from error
             await asyncio.sleep(pause)
@@ -262,3 +269,16 @@ class Line:
 def _there(files: Sequence[str]) -> list[str]:
     """Return those of the files of known hosts that are there; of the usual ones if none is named."""
     return [path for path in map(os.path.expanduser, files or _KNOWN) if os.path.isfile(path)]
+
+
+def _stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say nothing of what a cut line did to asyncssh's own tasks: whoever waits for one of them is told."""
+    from asyncssh import Error
+
+    if not isinstance(context.get("exception"), (Error, OSError)):
+        loop.default_exception_handler(context)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Drop what asyncio logs of each packet that was still on its way when a line was cut."""
+    return record.threadName != THREAD or record.levelno >= logging.ERROR

@@ -1,0 +1,156 @@
+"""A line to a remote of data is cut at any byte, for a moment or for good: what came is right, and a rerun ends it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cmf import moving
+from cmf.errors import UnreachableError
+from cmf.model.digest import file_digest
+from cmf.objects import cloud, read
+from cmf.objects.cloud import CloudBucket
+from cmf.objects.local import LocalObjects
+from cmf.objects.remote import RemoteObjects
+from cmf.objects.ssh import SshBucket, line
+from tests import buckets
+from tests.proxy import Proxy
+from tests.sshd import Sshd
+
+pytestmark = pytest.mark.xdist_group("s3")
+CUTS = 5
+DATA = [os.urandom(size) for size in (10, 3_000, 300_000, 2 << 20)]
+DIGESTS = [file_digest(data) for data in DATA]
+Opening = Callable[[str], RemoteObjects]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with buckets.running() as url:
+        yield url
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    found = Proxy(16 << 10)
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["ssh", "s3"])
+def opening(
+    request: pytest.FixtureRequest, proxy: Proxy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Opening:
+    """Return what opens a named remote by way of the proxy."""
+    if request.param == "ssh":
+        sshd: Sshd = request.getfixturevalue("sshd")
+        sshd.introduce(home)
+        proxy.target = sshd.port
+        monkeypatch.setattr(line, "PAUSES_SECONDS", (0.01, 0.02, 0.04))
+        return lambda name: RemoteObjects(SshBucket(sshd.url(tmp_path / name, proxy.port)))
+    url: str = request.getfixturevalue("server")
+    proxy.target = int(url.rpartition(":")[2])
+    monkeypatch.setattr(cloud, "PART_BYTES", 512 << 10)
+    monkeypatch.setattr(cloud, "RETRIES", 2)
+    return lambda name: RemoteObjects(
+        CloudBucket(f"s3://{buckets.NAME}/{tmp_path.name}/{name}", buckets.options(proxy.url))
+    )
+
+
+@contextlib.contextmanager
+def opened(opening: Opening, name: str) -> Iterator[RemoteObjects]:
+    found = opening(name)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def site(folder: Path) -> LocalObjects:
+    objects = LocalObjects(folder)
+    for digest, data in zip(DIGESTS, DATA, strict=True):
+        objects.put(digest, data)
+    return objects
+
+
+def pushed(opening: Opening, name: str, objects: LocalObjects) -> int:
+    """Send all objects; return how many went."""
+    moved = moving.Moved(refused=[], scopes=[], warnings=[])
+    with opened(opening, name) as remote:
+        moving.send(remote, objects, DIGESTS, moved, moving.nothing)
+    return moved.objects
+
+
+def fetched(opening: Opening, name: str, objects: LocalObjects) -> int:
+    """Fetch all objects; return how many came."""
+    moved = moving.Moved(refused=[], scopes=[], warnings=[])
+    with opened(opening, name) as remote:
+        moving.fetch(remote, objects, DIGESTS, moved, moving.nothing)
+    return moved.objects
+
+
+def assert_right(opening: Opening, name: str, *, whole: bool) -> None:
+    """Every object that the remote says it holds has the bytes of its name."""
+    with opened(opening, name) as remote:
+        listed = [digest for digest, _ in remote.list()]
+        assert set(listed) <= set(DIGESTS)
+        assert all(read(remote, digest) == DATA[DIGESTS.index(digest)] for digest in listed)
+        assert not whole or sorted(listed) == sorted(DIGESTS)
+
+
+def assert_whole(objects: LocalObjects) -> None:
+    assert not objects.absent(DIGESTS)
+    for digest in DIGESTS:
+        objects.check(digest)
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["for a moment", "for good"])
+def test_a_push_that_is_cut_at_any_byte_leaves_nothing_wrong_and_is_ended_by_a_rerun(
+    opening: Opening, proxy: Proxy, tmp_path: Path, *, for_good: bool
+) -> None:
+    lab = site(tmp_path / "lab")
+    proxy.arm(0, None)
+    assert pushed(opening, "first", lab) == len(DATA)
+    size, cuts = proxy.bytes, 0
+    for number in range(CUTS):
+        name = f"push{number}"
+        (proxy.die if for_good else proxy.cut)(1 + number * size // CUTS)
+        try:
+            pushed(opening, name, lab)
+        except UnreachableError:
+            cuts += 1
+        proxy.arm(0, None)
+        proxy.mend()
+        assert_right(opening, name, whole=False)
+        pushed(opening, name, lab)
+        assert pushed(opening, name, lab) == 0
+        assert_right(opening, name, whole=True)
+    assert cuts > CUTS // 2 if for_good else cuts == 0
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["for a moment", "for good"])
+def test_a_fetch_that_is_cut_at_any_byte_leaves_nothing_wrong_and_is_ended_by_a_rerun(
+    opening: Opening, proxy: Proxy, tmp_path: Path, *, for_good: bool
+) -> None:
+    proxy.arm(0, None)
+    pushed(opening, "all", site(tmp_path / "lab"))
+    proxy.arm(0, None)
+    fetched(opening, "all", LocalObjects(tmp_path / "first"))
+    size, cuts = proxy.bytes, 0
+    for number in range(CUTS):
+        edge = LocalObjects(tmp_path / f"edge{number}")
+        (proxy.die if for_good else proxy.cut)(1 + number * size // CUTS)
+        try:
+            fetched(opening, "all", edge)
+        except UnreachableError:
+            cuts += 1
+        proxy.arm(0, None)
+        proxy.mend()
+        for digest, _ in edge.list():
+            edge.check(digest)
+        fetched(opening, "all", edge)
+        assert fetched(opening, "all", edge) == 0
+        assert_whole(edge)
+    assert cuts > CUTS // 2 if for_good else cuts == 0
