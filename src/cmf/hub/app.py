@@ -6,10 +6,11 @@ import asyncio
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, BinaryIO
 
 from litestar import Litestar, Response, delete, get, post, put
+from litestar.concurrency import sync_to_thread
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -30,6 +31,7 @@ from cmf.model import wire
 OBJECT_BYTES_MAX = 1 << 40
 SPOOL_BYTES = 4 << 20
 READ_BYTES = 1 << 20
+ANSWERED_WHOLE_BYTES = 1 << 20
 BULK = "application/octet-stream"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names that a request to a loopback hub may give as its host: a web page elsewhere can point any other name here."""
@@ -129,9 +131,20 @@ def have(request: AnyRequest, data: wire.Having) -> wire.Held:
 async def push(request: AnyRequest, *, asks_wanted: AsksWanted = False) -> Stream:
     """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
     body = await request.body()
-    hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
-    frames = await asyncio.to_thread(lambda: hub.push(caller, body, wanted=asks_wanted))
-    return Stream(frames, media_type=BULK)
+    small = len(body) <= ANSWERED_WHOLE_BYTES
+    # A thread is asked once for a small push, and once for each frame of a large one, which is sent as it is made.
+    frames = await sync_to_thread(_pushed, request, body, whole=small, wanted=asks_wanted)
+    return Stream(_each(frames) if small else frames, media_type=BULK)
+
+
+def _pushed(request: AnyRequest, body: bytes, *, whole: bool, wanted: bool) -> Iterator[bytes]:
+    frames = hub_of(request).push(caller_of(request), body, wanted=wanted)
+    return iter([b"".join(frames)]) if whole else frames
+
+
+async def _each(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
 
 
 @post("/v1/pull", sync_to_thread=True, status_code=200, media_type=BULK)

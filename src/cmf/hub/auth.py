@@ -15,7 +15,7 @@ from cmf.errors import DeniedError, UsageError
 from cmf.hub import audit
 from cmf.model.records import covers
 from cmf.model.wire import Act, Role
-from cmf.store.dialect import IN_MAX, Connection, Dialect, padded
+from cmf.store.dialect import Connection, Dialect, chunks
 
 ROLES = ("read", "write", "relay", "peer", "redact", "admin")
 TOKEN_DAYS = 365
@@ -204,9 +204,7 @@ class Auth:
     def granted(self, scope: str, digests: Sequence[str]) -> set[str]:
         """Return which of these objects were sent under a scope."""
         found: set[str] = set()
-        for at in range(0, len(digests), IN_MAX):
-            part = padded(digests[at : at + IN_MAX])
-            marks = ",".join("?" * len(part))
+        for part, marks in chunks(digests):
             found.update(
                 digest
                 for (digest,) in self._sql.fetch(

@@ -17,7 +17,7 @@ from cmf.model import records as model
 from cmf.model.segment import Genesis, Segment, body_of, can_redact, with_body
 from cmf.store.batch import Covered, Item
 from cmf.store.chain import advance, insert_called, insert_carried, insert_genesis, insert_segment
-from cmf.store.dialect import Connection
+from cmf.store.dialect import Connection, chunks
 from cmf.store.redacting import redactions
 
 
@@ -46,9 +46,10 @@ def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[
     said = redactions(connection)
     if said.exist():
         said.load(nodes.record_key(item.id) for one in arriving for item in one.items)
+    held = _Held(connection, arriving)
     for one in (_without_redacted(brought, said) for brought in arriving):
         try:
-            g, lacked = _insert(connection, one)
+            g, lacked = held.insert(one)
         except ConflictError as error:
             outcomes.append(error)
             continue
@@ -59,21 +60,14 @@ def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[
             carried.append((g, _ids(one)))
     insert_carried(connection, carried)
     items = [item for one in brought for item in one.items]
-    _note_names(connection, brought)
+    insert_called(
+        connection, ((held.streams[one.segment.stream][1], item.record) for one in brought for item in one.items)
+    )
     connection.executemany(
         "INSERT INTO promised (digest, scope) VALUES (?, ?) ON CONFLICT DO NOTHING",
         sorted({(digest, item.scope) for item in items for digest in model.sent_with(item.record)}),
     )
     return outcomes, new, items
-
-
-def _note_names(connection: Connection, brought: Sequence[Arriving]) -> None:
-    streams = {one.segment.stream for one in brought if one.items}
-    sites = {
-        stream: connection.execute("SELECT site FROM stream WHERE stream = ?", (stream,)).fetchone()[0]
-        for stream in streams
-    }
-    insert_called(connection, ((sites[one.segment.stream], item.record) for one in brought for item in one.items))
 
 
 def _without_redacted(one: Arriving, said: Covered) -> Arriving:
@@ -97,33 +91,78 @@ def _ids(one: Arriving) -> list[bytes]:
     return [id_ for id_, _ in body_of(one.segment).frames]
 
 
-def _insert(connection: Connection, one: Arriving) -> tuple[int | None, Sequence[Item]]:
-    """Insert a segment; return its number, or None if it was held already, and those of its records that are new."""
-    segment = one.segment
-    if isinstance(segment.fields, Genesis):
-        if connection.execute("SELECT 1 FROM stream WHERE stream = ?", (segment.hash,)).fetchone():
-            return None, ()
-        return insert_genesis(connection, segment, own=False), ()
-    prev = bytes.fromhex(segment.fields.prev)
-    stream = connection.execute("SELECT s FROM stream WHERE stream = ?", (segment.stream,)).fetchone()
-    if stream is None:
-        raise ConflictError("A segment came without the start of its stream.", kind="gap")
-    known = {
-        bytes(hash_): (g, s, n, sparse)
-        for hash_, g, s, n, sparse in connection.execute(
-            "SELECT hash, g, s, n, sparse FROM segment WHERE hash = ? OR hash = ?", (segment.hash, prev)
-        ).fetchall()
-    }
-    complete = known.get(prev, (0, 0, 0, 1))[1:] == (stream[0], segment.n - 1, 0)
-    if not complete and not one.sparse:
-        raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
-    held = known.get(segment.hash)
-    if held is not None:
-        if held[3] and complete:
-            connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (held[0],))
-            advance(connection, stream[0], segment)
-        return None, _fill(connection, held[0], one)
-    return insert_segment(connection, segment, stream[0], sparse=not complete), one.items
+class _Held:
+    """What is held of the chains that some segments belong to: read at once, and kept true as they are inserted."""
+
+    def __init__(self, connection: Connection, arriving: Sequence[Arriving]) -> None:
+        self._connection = connection
+        self.streams: dict[bytes, tuple[int, str]] = {}
+        """(number, site) by stream."""
+        self._segments: dict[bytes, _Place] = {}
+        self._read_streams(list({one.segment.stream for one in arriving}))
+        hashes = {one.segment.hash for one in arriving}
+        self._read_segments(list(hashes.union(_prev(one.segment) for one in arriving)))
+
+    def _read_streams(self, streams: Sequence[bytes]) -> None:
+        for part, marks in chunks(streams):
+            for stream, s, site in self._connection.execute(
+                f"SELECT stream, s, site FROM stream WHERE stream IN ({marks})", part
+            ).fetchall():
+                self.streams[bytes(stream)] = (s, site)
+
+    def _read_segments(self, hashes: Sequence[bytes]) -> None:
+        for part, marks in chunks(hashes):
+            for hash_, *place in self._connection.execute(
+                f"SELECT hash, g, s, n, sparse FROM segment WHERE hash IN ({marks})", part
+            ).fetchall():
+                self._segments[bytes(hash_)] = _Place(*place)
+
+    def place(self, hash_: bytes) -> _Place | None:
+        """Return where a segment is held, or None."""
+        found = self._segments.get(hash_)
+        if found is not None and found.sparse:  # one that was inserted since may have completed it
+            self._read_segments([hash_])
+        return self._segments.get(hash_)
+
+    def insert(self, one: Arriving) -> tuple[int | None, Sequence[Item]]:
+        """Insert a segment; return its number, or None if it was held already, and its records that are new."""
+        segment = one.segment
+        if isinstance(segment.fields, Genesis):
+            if segment.hash in self.streams:
+                return None, ()
+            g = insert_genesis(self._connection, segment, own=False)
+            self._read_streams([segment.hash])
+            self._segments[segment.hash] = _Place(g, self.streams[segment.hash][0], 0, 0)
+            return g, ()
+        if segment.stream not in self.streams:
+            raise ConflictError("A segment came without the start of its stream.", kind="gap")
+        s = self.streams[segment.stream][0]
+        before = self.place(_prev(segment))
+        complete = before is not None and before[1:] == (s, segment.n - 1, 0)
+        if not complete and not one.sparse:
+            raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
+        held = self.place(segment.hash)
+        if held is not None:
+            if held.sparse and complete:
+                self._connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (held.g,))
+                advance(self._connection, s, segment)
+            return None, _fill(self._connection, held.g, one)
+        g = insert_segment(self._connection, segment, s, sparse=not complete)
+        self._segments[segment.hash] = _Place(g, s, segment.n, int(not complete))
+        return g, one.items
+
+
+class _Place(NamedTuple):
+    """Where a segment is held: its number, its stream's, its position there, and whether the one before may lack."""
+
+    g: int
+    s: int
+    n: int
+    sparse: int
+
+
+def _prev(segment: Segment) -> bytes:
+    return b"" if isinstance(segment.fields, Genesis) else bytes.fromhex(segment.fields.prev)
 
 
 def _fill(connection: Connection, g: int, one: Arriving) -> list[Item]:

@@ -143,14 +143,14 @@ def intern(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
 def known(connection: Connection, keys: Sequence[bytes]) -> dict[bytes, int]:
     """Return the integer of each node key that has one."""
     found: dict[bytes, int] = {}
-    for at in range(0, len(keys), IN_MAX):
-        part = padded(keys[at : at + IN_MAX])
-        marks = ",".join("?" * len(part))
+    for part, marks in chunks(keys):
         found.update(connection.execute(f"SELECT key, i FROM node WHERE key IN ({marks})", part).fetchall())
     return found
 
 
-def padded(values: Sequence[Any]) -> list[Any]:
-    """Return values for an ``IN (…)``, one to `IN_MAX` of them, the last one repeated up to one of a few lengths."""
-    size = next(size for size in _IN_SIZES if size >= len(values))
-    return [*values, *[values[-1]] * (size - len(values))]
+def chunks(values: Sequence[Any]) -> Iterator[tuple[list[Any], str]]:
+    """Yield values for an ``IN (…)`` and its marks: `IN_MAX` at most, the last repeated up to one of a few lengths."""
+    for at in range(0, len(values), IN_MAX):
+        part = list(values[at : at + IN_MAX])
+        size = next(size for size in _IN_SIZES if size >= len(part))
+        yield part + [part[-1]] * (size - len(part)), ",".join("?" * size)
