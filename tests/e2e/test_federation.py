@@ -115,6 +115,7 @@ def parted_and_healed(one: list[Site], other: list[Site], part: Any, mend: Any) 
     assert one[0].tables() != other[0].tables()
     mend()
     assert "pulled" in a.admin("peer", "sync", "other").out
+    assert "Nothing differs from other" in a.admin("peer", "audit", "other").out
     tables = [site.tables() for site in (*one, *other)]
     assert all(found == tables[0] for found in tables)
     assert len(tables[0]["execution"]) == 2 + len(one) + len(other)

@@ -142,6 +142,8 @@ def answer(hub: Hub, caller: Caller, request: Request) -> bytes:
             return wire.encode(hub.info(caller))
         case "POST", "/v1/streams":
             return wire.encode(hub.streams(caller, wire.decode(body, wire.Asked)))
+        case "POST", "/v1/digests":
+            return wire.encode(hub.digests(caller, wire.decode(body, wire.AskDigests)))
         case "POST", "/v1/have":
             return wire.encode(hub.have(caller, wire.decode(body, wire.Having)))
         case "POST", "/v1/push":

@@ -13,11 +13,21 @@ from cmf.cli.ask import JSON
 from cmf.errors import ConflictError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from cmf.model.wire import PeerInfo
+    from cmf.model.wire import PeerInfo, PeerState
     from cmf.remote.access import HubAccess
 
 POLL_SECONDS = 0.2
 DIRECTION = click.Choice(["pull", "push", "both"])
+
+
+TIMEOUT = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for it.",
+)
 
 
 @click.group()
@@ -112,26 +122,14 @@ def remove(at: str, name: str) -> None:
 
 @peer.command("sync")
 @AT
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    default=600,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for it.",
-)
+@TIMEOUT
 @click.argument("name")
 def sync(at: str, timeout: float, name: str) -> None:
     """Have a hub sync with a peer now, wait for it, and say what moved."""
     from cmf.cli import render
 
     with access(at) as hub:
-        before = _one(hub, name)
-        hub.sync_peer(name)
-        after = _awaited(hub, before, timeout)
-    old, new = before.state, after.state
-    if new.failures:
-        raise ConflictError(f"Syncing with {name} failed: {new.why}", hint="'cmf hub peer status' shows all peers.")
+        old, new = _synced(hub, name, timeout)
     moved = new.pulled - old.pulled, new.pushed - old.pushed, new.objects - old.objects
     click.echo(
         f"Synced with {name}: pulled {render.count(moved[0], 'segment')}, pushed {render.count(moved[1], 'segment')}, "
@@ -144,6 +142,40 @@ def sync(at: str, timeout: float, name: str) -> None:
             f"{render.count(new.refused, 'segment')} were refused: {new.why}",
             hint="They stay where they are until they are accepted; all others came.",
         )
+
+
+@peer.command("audit")
+@AT
+@TIMEOUT
+@JSON
+@click.argument("name")
+def audit(at: str, timeout: float, as_json: bool, name: str) -> None:
+    """Find every difference between a hub and a peer, heal it, and say what differed.
+
+    Digests over all streams of both are compared, so nothing that one of them lost stays unseen. It ends with an error
+    if they still differ.
+    """
+    from cmf.cli import render
+
+    with access(at) as hub:
+        _, found = _synced(hub, name, timeout)
+        left = _synced(hub, name, timeout)[1] if found.differed else found
+    if as_json:
+        render.to_json({"differed": found.differed, "differences": found.differences, "left": left.differed})
+    else:
+        for one in found.differences:
+            where = one.scope or f"stream {one.stream[:12]}"
+            click.echo(f"{where}: {_position(one.here)} here, {_position(one.there)} there")
+        if found.differed > len(found.differences):
+            click.echo(f"… and {found.differed - len(found.differences)} more")
+    if left.differed:
+        raise ConflictError(
+            f"{render.count(left.differed, 'stream')} still differ from {name}. {left.why}".strip(),
+            hint="Records may have come meanwhile; if it stays so, 'cmf hub peer status' says what is refused.",
+        )
+    if not as_json:
+        healed = f"{render.count(found.differed, 'stream')} differed and are healed." if found.differed else ""
+        click.echo(healed or f"Nothing differs from {name}.")
 
 
 @peer.command("status")
@@ -164,7 +196,8 @@ def status(at: str, as_json: bool) -> None:
         click.echo(f"     {one.direction} of {_scopes(one)}, every {one.every_s} s, {one.url}")
         click.echo(
             f"     pulled {render.count(state.pulled, 'segment')}, pushed {render.count(state.pushed, 'segment')}, "
-            f"{render.count(state.objects, 'object')} ({render.size(state.object_bytes)})"
+            f"{render.count(state.objects, 'object')} ({render.size(state.object_bytes)}); "
+            f"{render.count(state.differed, 'stream')} differed when the last turn began"
         )
         if state.why:
             click.echo(f"     {'failed' if state.failures else 'refused'}: {state.why}")
@@ -193,6 +226,22 @@ def _ago(at_us: int) -> str:
     from cmf.cli import render
 
     return f"{render.duration(max(0.0, time.time() - at_us / 1e6))} ago"
+
+
+def _position(n: int) -> str:
+    return f"up to segment {n}" if n >= 0 else "nothing"
+
+
+def _synced(hub: HubAccess, name: str, timeout: float) -> tuple[PeerState, PeerState]:
+    """Have a hub sync with a peer; return how it went before, and now. `ConflictError` if it failed."""
+    before = _one(hub, name)
+    hub.sync_peer(name)
+    after = _awaited(hub, before, timeout)
+    if after.state.failures:
+        raise ConflictError(
+            f"Syncing with {name} failed: {after.state.why}", hint="'cmf hub peer status' shows all peers."
+        )
+    return before.state, after.state
 
 
 def _awaited(hub: HubAccess, before: PeerInfo, timeout: float) -> PeerInfo:

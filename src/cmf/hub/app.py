@@ -27,6 +27,7 @@ from cmf.hub.federation import Federation
 from cmf.hub.operations import Operations
 from cmf.hub.service import Hub
 from cmf.model import wire
+from cmf.model.prefixes import Below
 
 OBJECT_BYTES_MAX = 1 << 40
 SPOOL_BYTES = 4 << 20
@@ -50,7 +51,7 @@ def make_app(hub: Hub, *, loopback: bool, log: bool = False, counted: str = "") 
     ``loopback``: refuse requests that name another host or origin. ``log``: one line for each request. ``counted``: the
     folder where several workers count for the metrics.
     """
-    operations = Operations(hub.counts, log=log, counted=counted)
+    operations = Operations(hub.counts, hub.peers.measures, log=log, counted=counted)
     federation = Federation(hub)
     return Litestar(
         route_handlers=ROUTES,
@@ -119,6 +120,12 @@ def enrol(request: AnyRequest, data: wire.Enrol) -> wire.Enrolled:
 def streams(request: AnyRequest, data: wire.Asked) -> wire.Streams:
     """Return sampled positions of the streams that the caller may read, in some scopes."""
     return hub_of(request).streams(caller_of(request), data)
+
+
+@post("/v1/digests", sync_to_thread=True, status_code=200)
+def compare(request: AnyRequest, data: wire.AskDigests) -> dict[str, Below]:
+    """Compare what two ends hold, by digests over the streams whose ids begin alike."""
+    return hub_of(request).digests(caller_of(request), data)
 
 
 @post("/v1/have", sync_to_thread=True, status_code=200)
@@ -257,6 +264,7 @@ ROUTES = (
         health,
         ready,
         metrics,
+        compare,
         enrol,
         streams,
         have,

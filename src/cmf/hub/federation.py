@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,8 +22,9 @@ from cmf.hub.auth import Caller
 from cmf.hub.peers import Peer
 from cmf.hub.service import Hub
 from cmf.model import digest as digests
-from cmf.model import wire
-from cmf.model.exchange import Admission, View
+from cmf.model import prefixes, wire
+from cmf.model.exchange import Admission, Head, View
+from cmf.model.records import covers
 from cmf.objects import manifest, read
 from cmf.remote import HubClient
 
@@ -32,6 +33,10 @@ RENEW_SECONDS = 10.0
 STOP_SECONDS = 5.0
 BACKOFF_S_MAX = 900
 WHY_LENGTH_MAX = 500
+SHOWN_MAX = 20
+"""How many of the streams that differed are named."""
+
+_Differing = tuple[bytes, frozenset[Head], frozenset[Head]]
 
 _log = logging.getLogger("cmf.hub")
 
@@ -168,16 +173,45 @@ class _Turn:
         self._renewed = time.monotonic()
         self._moved = moving.Moved(refused=[], scopes=[], warnings=[])
         self._pulled = self._pushed = 0
+        self._differed: dict[bytes, tuple[int, int]] = {}
 
     def run(self) -> None:
-        """Bring here what the peer has, then there what we have, as far as its principal here goes."""
-        brings = tuple(sorted(held.prefix for held in self._caller.roles if held.role == "peer"))
-        readable = self._caller.readable()
+        """Find the streams in which the two hubs differ; bring here what the peer has of them, and there what we have.
+
+        Both as far as our principal for it goes, and the one that it has for us.
+        """
+        there = self._client.hub()
         witness.look(self._hub.store, self._client, View(), self._moved.warnings)
+        roles = self._caller.roles
+        shown = [held.prefix for held in there.roles]
+        brings = _shared([held.prefix for held in roles if held.role == "peer"], shown)
+        gets = _shared([held.prefix for held in roles], shown)
+        for held in roles:
+            if self.peer.direction != "push" and not any(covers(prefix, held.prefix) for prefix in shown):
+                self._moved.warnings.append(
+                    f"The hub lets us read {held.prefix or 'everything'} in part, or not at all."
+                )
+        compared = {prefixes_: self._compare(prefixes_) for prefixes_ in (brings, gets) if prefixes_}
         if self.peer.direction != "push" and brings:
-            self._pull(_below(brings))
-        if self.peer.direction != "pull" and readable != ():
-            self._push(View(below=readable))
+            self._pull(_below(brings, {stream for stream, ours, theirs in compared[brings] if theirs - ours}))
+        if self.peer.direction != "pull" and gets:
+            self._push(_below(gets, {stream for stream, ours, theirs in compared[gets] if ours - theirs}))
+
+    def _compare(self, scopes: Sequence[str]) -> list[_Differing]:
+        """Return (stream, our heads, their heads) of each stream in which we differ below some scope prefixes."""
+        held = self._hub.held(_below(scopes))
+
+        def ask(asked: Mapping[str, str]) -> Mapping[str, prefixes.Below]:
+            self._beat()
+            return self._client.digests([scope for scope in scopes if scope], asked)
+
+        found = [
+            (stream, frozenset(held.heads(stream.hex())), frozenset(theirs))
+            for stream, theirs in prefixes.differing(held, ask).items()
+        ]
+        for stream, ours, theirs in found:
+            self._differed[stream] = (_furthest(ours), _furthest(theirs))
+        return found
 
     def state(self, why: str) -> wire.PeerState:
         """Return how it went, added to how it went before; ``why``: what ended it early."""
@@ -190,6 +224,10 @@ class _Turn:
             failures=old.failures + 1 if why else 0,
             refused=len(refusals),
             why=_printable(why or (f"{refusals[0].scope}: {refusals[0].detail}" if refusals else "")),
+            differed=len(self._differed),
+            differences=[
+                self._difference(stream, *heads) for stream, heads in list(self._differed.items())[:SHOWN_MAX]
+            ],
             warnings=[_printable(warning) for warning in moved.warnings],
             pulled=old.pulled + self._pulled,
             pushed=old.pushed + self._pushed,
@@ -198,17 +236,21 @@ class _Turn:
             object_bytes=old.object_bytes + moved.object_bytes,
         )
 
+    def _difference(self, stream: bytes, here: int, there: int) -> wire.Difference:
+        known = self._hub.store.scope_of(stream)
+        return wire.Difference(stream=stream.hex(), scope=known[0] if known else "", here=here, there=there)
+
     # ---- segments ------------------------------------------------------------------------------------------------
 
     def _pull(self, view: View) -> None:
-        here = self._hub.end(self._caller)
-        self._pulled += self._count(transfer.transfer(self._client.peer, here, view))
-        self._take_objects(view)
+        if view.streams:
+            self._pulled += self._count(transfer.transfer(self._client.peer, self._hub.end(self._caller), view))
+        self._take_objects(msgspec.structs.replace(view, streams=None))
 
     def _push(self, view: View) -> None:
-        here, there = self._hub.end(self._caller), self._client.peer
-        self._pushed += self._count(transfer.transfer(here, there, view))
-        self._send_objects([sample.stream for sample in self._hub.store.samples(view)])
+        if view.streams:
+            self._pushed += self._count(transfer.transfer(self._hub.end(self._caller), self._client.peer, view))
+        self._send_objects(view.scopes or ("",))
 
     def _count(self, admissions: Iterable[Admission]) -> int:
         """Count what moved; return how many segments were new to who took them."""
@@ -237,7 +279,7 @@ class _Turn:
 
         For somebody who writes in one scope there could else have bytes of another brought into theirs here.
         """
-        scopes = sorted({stream["scope"] for stream in self._hub.store.streams() if view.covers(stream["scope"])})
+        scopes = [scope for scope in self._hub.store.scopes() if view.covers(scope)]
         after: tuple[str, str] | None = None
         while page := self._hub.wanted(scopes, after):
             for scope, named in _by_scope(page).items():
@@ -283,11 +325,11 @@ class _Turn:
                 self._moved.object_bytes += size
                 self._beat()
 
-    def _send_objects(self, streams: Sequence[bytes]) -> None:
-        """Send what the peer says that it lacks of these streams, as far as it was sent here under the same scope."""
+    def _send_objects(self, scopes: Sequence[str]) -> None:
+        """Send what the peer says that it lacks below some prefixes, as far as it was sent here under that scope."""
         after: tuple[str, str] | None = None
         while True:
-            held = self._client.wanted(streams, after)
+            held = self._client.wanted((), after, below=scopes)
             for scope, lacking in _by_scope(held.wanted).items():
                 if not self._caller.may("read", scope):
                     continue
@@ -308,8 +350,26 @@ def _by_scope(wanted: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
-def _below(prefixes: Sequence[str]) -> View:
-    return View() if "" in prefixes else View(scopes=tuple(prefixes))
+def _below(scopes: Sequence[str], streams: Iterable[bytes] | None = None) -> View:
+    """Return the view of some scope prefixes, and of no other than some streams in them."""
+    chosen = None if streams is None else frozenset(streams)
+    return View(scopes=() if "" in scopes else tuple(scopes), streams=chosen)
+
+
+def _shared(ours: Iterable[str], theirs: Sequence[str]) -> tuple[str, ...]:
+    """Return the scope prefixes that are covered on both sides."""
+    found = {longer for one in ours for other in theirs if (longer := _longer(one, other)) is not None}
+    return tuple(sorted(found))
+
+
+def _longer(one: str, other: str) -> str | None:
+    if covers(one, other):
+        return other
+    return one if covers(other, one) else None
+
+
+def _furthest(heads: Iterable[Head]) -> int:
+    return max((head.n for head in heads), default=-1)
 
 
 def _printable(text: str) -> str:

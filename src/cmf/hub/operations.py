@@ -26,13 +26,20 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+PeerMeasures = Callable[[], dict[str, tuple[str, dict[str, float]]]]
+
+
 class Operations:
     """The metrics of one hub. ``counts``: called when they are read, returns gauges by name. ``log``: write lines.
+
+    ``peers``: called then, too, returns of the other hubs what is measured: name -> (what it is, peer -> value).
 
     ``counted``: the folder where all workers of this hub count, if there are several.
     """
 
-    def __init__(self, counts: Callable[[], dict[str, float]], *, log: bool, counted: str = "") -> None:
+    def __init__(
+        self, counts: Callable[[], dict[str, float]], peers: PeerMeasures, *, log: bool, counted: str = ""
+    ) -> None:
         self._log = log
         self._counted = counted
         self.registry = CollectorRegistry()
@@ -50,7 +57,7 @@ class Operations:
         self._running = Gauge(
             "cmf_hub_requests_running", "Requests being answered.", registry=self.registry, multiprocess_mode="livesum"
         )
-        self._counts = _Counts(counts)
+        self._counts = _Counts(counts, peers)
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus's text format: of all workers, whichever is asked."""
@@ -124,10 +131,16 @@ class Operations:
 class _Counts(Collector):
     """What the hub holds, looked up when the metrics are read."""
 
-    def __init__(self, counts: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, counts: Callable[[], dict[str, float]], peers: PeerMeasures) -> None:
         self._counts = counts
+        self._peers = peers
 
     def collect(self) -> Iterable[Metric]:
-        """Yield one gauge for each count."""
+        """Yield one gauge for each count, and for each measure of its peers."""
         for name, value in self._counts().items():
             yield GaugeMetricFamily(f"cmf_hub_{name}", f"How many of {name} the hub has.", value)
+        for name, (what, values) in self._peers().items():
+            family = GaugeMetricFamily(f"cmf_hub_peer_{name}", what, labels=("peer",))
+            for peer, value in values.items():
+                family.add_metric((peer,), value)
+            yield family

@@ -99,6 +99,25 @@ class Peers:
                 for peer in self.all()
             ]
 
+    def measures(self) -> dict[str, tuple[str, dict[str, float]]]:
+        """Return what is measured of every peer: name -> (what it is, peer -> value)."""
+        now, states = self._now(), {peer.name: peer.state for peer in self.all()}
+        in_step = {name: state for name, state in states.items() if state.succeeded_us}
+        return {
+            "lag_seconds": (
+                "How long ago the hub was last in step with this peer; nothing if it never was.",
+                {name: max(0.0, (now - state.succeeded_us) / 1e6) for name, state in in_step.items()},
+            ),
+            "failures": ("Turns that failed, in a row.", {name: state.failures for name, state in states.items()}),
+            "refused": ("Segments refused, the last time.", {name: state.refused for name, state in states.items()}),
+            "differed": (
+                "Streams that differed when the last turn began.",
+                {name: state.differed for name, state in states.items()},
+            ),
+            "pulled": ("Segments pulled, in all.", {name: state.pulled for name, state in states.items()}),
+            "pushed": ("Segments pushed, in all.", {name: state.pushed for name, state in states.items()}),
+        }
+
     def check(self, caller: Caller, asked: wire.AskPeer) -> None:
         """Check, before the other hub is asked, that this peer may be added, and by this caller."""
         needs_admin(caller)

@@ -10,6 +10,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from cmf import errors, signing
 from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
 from cmf.graph import lineage
@@ -22,10 +24,11 @@ from cmf.hub.log import Log
 from cmf.hub.peers import Peers
 from cmf.hub.readable import ReadableIndex
 from cmf.model import digest as digests
+from cmf.model import prefixes, wire
 from cmf.model import records as model
 from cmf.model import segment as segments
-from cmf.model import wire
 from cmf.model.exchange import Head, View
+from cmf.model.records import covers, is_scope
 from cmf.objects import check_name, manifest, mismatched, read
 from cmf.objects.local import LocalObjects
 from cmf.store.batch import Item
@@ -37,6 +40,8 @@ from cmf.worktree.uri import bare
 
 DATABASE = "hub.db"
 LINEAGE_SECONDS = 10.0
+HELD_MAX = 4
+"""How many views' heads are kept in memory, as they were at a size of the log."""
 
 
 def open_database(folder: Path, url: str = "") -> Dialect:
@@ -74,6 +79,7 @@ class Hub:
         self.access = Access(self._dialect, self.now)
         self.peers = Peers(self._dialect, self.now)
         self.objects = LocalObjects(folder / "objects")
+        self._held: dict[View, tuple[int, prefixes.Digests]] = {}
 
     def close(self) -> None:
         """Close the database and the objects."""
@@ -130,6 +136,23 @@ class Hub:
         """Return sampled positions of the readable streams in a view."""
         return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked))))
 
+    def digests(self, caller: Caller, asked: wire.AskDigests) -> dict[str, prefixes.Below]:
+        """Return what this hub holds, as far as the caller may read, below the prefixes that the caller's differ in."""
+        for scope in asked.scopes:
+            if not (is_scope(scope) or is_scope(scope + "/x")):
+                raise UsageError(f"'{scope[:200]}' is not a scope or the start of one.", hint="Such as 'detector'.")
+        return prefixes.answer(self.held(View(scopes=tuple(asked.scopes), below=caller.readable())), asked.prefixes)
+
+    def held(self, view: View) -> prefixes.Digests:
+        """Return the heads of the streams in a view, to be compared by their digests."""
+        size = self.log.size()
+        at, found = self._held.get(view, (-1, prefixes.Digests({})))
+        if at != size:
+            found = prefixes.Digests(self.store.heads(view))
+            kept = [(key, value) for key, value in self._held.items() if key != view][1 - HELD_MAX :]
+            self._held = {**dict(kept), view: (size, found)}
+        return found
+
     def have(self, caller: Caller, asked: wire.Having) -> wire.Held:
         """Return what this hub holds of some streams, and which objects of theirs it still lacks.
 
@@ -137,7 +160,11 @@ class Hub:
         """
         samples = wire.to_samples(asked.streams)
         seen = []
-        scopes = set()
+        scopes = {
+            scope
+            for scope in (self.store.scopes() if asked.below else ())
+            if any(covers(prefix, scope) for prefix in asked.below) and caller.may_send(scope)
+        }
         for sample in samples:
             found = self.store.scope_of(sample.stream)
             if found is None:
@@ -254,6 +281,10 @@ class Hub:
     def _view(self, caller: Caller, asked: wire.Asked | wire.Since | wire.AskMatching) -> View:
         where = "" if isinstance(asked, wire.Asked) else asked.where
         view = View(scopes=tuple(asked.scopes), sites=tuple(asked.sites), where=where, below=caller.readable())
+        if isinstance(asked, wire.Asked) and asked.streams is not None:
+            if len(asked.streams) > wire.STREAMS_MAX:
+                raise UsageError(f"{len(asked.streams)} streams at once are over the limit.", kind="limit")
+            view = msgspec.structs.replace(view, streams=frozenset(wire.raw(stream) for stream in asked.streams))
         return self.store.resolved(view)
 
     # ---- questions -----------------------------------------------------------------------------------------------

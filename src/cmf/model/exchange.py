@@ -31,11 +31,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     ``own``: only this store's. ``below``: only scopes at or below one of these, whatever else is asked: what a caller
     may read (None: everything). ``sites``: only streams of these sites, by id or by the name that their executions
     give (none given: all). ``where``: no whole streams, only the segments about executions that this filter finds.
+    ``streams``: only these, by id (None: all).
     """
 
     scopes: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
     where: str = ""
+    streams: frozenset[bytes] | None = None
     own: bool = False
     below: tuple[str, ...] | None = None
 

@@ -68,10 +68,14 @@ class Streams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Having(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Streams asked about by their sampled positions (or none); ``after``: where the last ``wanted`` list ended."""
+    """Streams asked about by their sampled positions (or none); ``after``: where the last ``wanted`` list ended.
+
+    ``below``: what is wanted in all scopes below these prefixes is asked for, too.
+    """
 
     streams: dict[str, list[tuple[int, str]]] = {}
     after: tuple[str, str] | None = None
+    below: list[str] = []
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,11 +92,14 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A pull or a look at streams: scope globs and sites, and for a pull the heads that the caller holds.
 
+    ``streams``: only these, by id (hex).
+
     ``cursor``: where an earlier pull of the same view ended; then ``have`` only says what of some streams to leave out.
     """
 
     scopes: list[str] = []
     sites: list[str] = []
+    streams: list[str] | None = None
     have: dict[str, list[tuple[int, str]]] = {}
     cursor: str = ""
 
@@ -128,6 +135,13 @@ class Matching(msgspec.Struct, frozen=True, kw_only=True):
 
     segments: list[str]
     cursor: str = ""
+
+
+class AskDigests(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the caller holds in some scopes, to be compared: its digest below each prefix of the streams' ids (hex)."""
+
+    scopes: list[str] = []
+    prefixes: dict[str, str]
 
 
 class Hashes(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,11 +280,21 @@ class AskPeer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str = ""
 
 
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream of which two hubs held other segments: the position (n) that each was at, -1 for none."""
+
+    stream: str
+    scope: str
+    here: int
+    there: int
+
+
 class PeerState(msgspec.Struct, frozen=True, kw_only=True):
     """How syncing with a peer went: the last time, and (``pulled`` to ``object_bytes``) in all.
 
     ``failures``: in a row. ``refused``: segments that one of the two hubs would not take, the last time; ``why``, the
-    first of them or what else went wrong. Times are the hub's, in µs; 0 is never.
+    first of them or what else went wrong. ``differed``: in how many streams the two hubs differed when the last turn
+    began, of which ``differences`` names the first. Times are the hub's, in µs; 0 is never.
     """
 
     turns: int = 0
@@ -279,6 +303,8 @@ class PeerState(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     refused: int = 0
     why: str = ""
+    differed: int = 0
+    differences: list[Difference] = []
     warnings: list[str] = []
     pulled: int = 0
     pushed: int = 0

@@ -20,6 +20,7 @@ from cmf.graph.questions import AskLineage, LineageAnswer
 from cmf.model import digest as digests
 from cmf.model import wire
 from cmf.model.exchange import Head, View
+from cmf.model.prefixes import Below
 from cmf.objects import CHUNK_BYTES, RemoteStore, Watch
 from cmf.remote.local import own_token
 
@@ -120,9 +121,14 @@ class HubClient:
         found = HubObjects(self, scope)
         return found if self._watch is None else self._watch(found, self.url, scope)
 
-    def wanted(self, streams: Iterable[bytes], after: tuple[str, str] | None = None) -> wire.Held:
-        """Return (digest, scope) of objects that the hub lacks in these streams' scopes: those behind ``after``."""
-        message = wire.Having(streams={stream.hex(): [] for stream in streams}, after=after)
+    def wanted(
+        self, streams: Iterable[bytes], after: tuple[str, str] | None = None, *, below: Sequence[str] = ()
+    ) -> wire.Held:
+        """Return (digest, scope) of objects that the hub lacks in these streams' scopes: those behind ``after``.
+
+        ``below``: and in all scopes below these prefixes ("" is everything).
+        """
+        message = wire.Having(streams={stream.hex(): [] for stream in streams}, after=after, below=list(below))
         return self.ask("POST", "/v1/have", message, wire.Held)
 
     def lineage(self, root: str, *, direction: Direction = "up", all_producers: bool = False) -> LineageAnswer:
@@ -167,6 +173,11 @@ class HubClient:
             if not end.more:
                 return
             cursor = end.cursor
+
+    def digests(self, scopes: Sequence[str], prefixes: Mapping[str, str]) -> dict[str, Below]:
+        """Return what the hub holds in some scopes below those prefixes of which it has another digest."""
+        message = wire.AskDigests(scopes=list(scopes), prefixes=dict(prefixes))
+        return self.ask("POST", "/v1/digests", message, dict[str, Below])
 
     def get(self, hashes: Sequence[str]) -> Iterator[bytes]:
         """Return segments by hash, each stream's first one before them."""

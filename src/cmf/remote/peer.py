@@ -22,9 +22,7 @@ class HubPeer:
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return sampled positions of the hub's streams in a view."""
-        found = self._client.ask(
-            "POST", "/v1/streams", wire.Asked(scopes=list(view.scopes), sites=list(view.sites)), wire.Streams
-        )
+        found = self._client.ask("POST", "/v1/streams", _asked(view, {}), wire.Streams)
         yield from wire.to_samples(found.streams)
 
     def have(self, samples: Iterable[Sample]) -> Mapping[bytes, tuple[Head, ...]]:
@@ -40,12 +38,8 @@ class HubPeer:
 
         have = {stream: {head.hash: head.n for head in heads} for stream, heads in after.items()}
         while True:
-            asked = wire.Asked(
-                scopes=list(view.scopes),
-                sites=list(view.sites),
-                have={stream.hex(): [(n, h.hex()) for h, n in heads.items()] for stream, heads in have.items()},
-            )
-            page, more = self._client.frames("/v1/pull", asked)
+            held = {stream.hex(): [(n, h.hex()) for h, n in heads.items()] for stream, heads in have.items()}
+            page, more = self._client.frames("/v1/pull", _asked(view, held))
             for wire_bytes in page:
                 segment = segments.from_wire(wire_bytes)
                 heads = have.setdefault(segment.stream, {})
@@ -99,3 +93,8 @@ class HubPeer:
             )
         ends = [wire.decode(data, wire.End) for tag, data in frames if tag == wire.END]
         return found, ends[-1] if ends else wire.End(count=len(found), more=True)
+
+
+def _asked(view: View, have: dict[str, list[tuple[int, str]]]) -> wire.Asked:
+    streams = None if view.streams is None else sorted(stream.hex() for stream in view.streams)
+    return wire.Asked(scopes=list(view.scopes), sites=list(view.sites), streams=streams, have=have)

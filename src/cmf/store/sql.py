@@ -234,6 +234,16 @@ class SqlStore:
                 found.append(Sample(stream, tuple(Head(*point) for point in points)))
         yield from found
 
+    def heads(self, view: View) -> dict[bytes, list[Head]]:
+        """Return the heads of each stream in the view."""
+        found: dict[bytes, list[Head]] = {}
+        with self._sql.read() as connection:
+            streams = dict(_streams(connection, view))
+            for s, n, hash_ in connection.execute("SELECT s, n, hash FROM head"):
+                if s in streams:
+                    found.setdefault(bytes(streams[s]), []).append(Head(n, bytes(hash_)))
+        return found
+
     def have(self, samples: Iterable[Sample]) -> dict[bytes, tuple[Head, ...]]:
         """Return, for each sampled stream that is held, the greatest sample held here and this store's heads."""
         found: dict[bytes, tuple[Head, ...]] = {}
@@ -443,6 +453,12 @@ class SqlStore:
             found["artifact"] = int(connection.execute("SELECT count(DISTINCT a) FROM artifact").fetchone()[0])
         return found
 
+    def scopes(self) -> list[str]:
+        """Return the scopes that there are streams of."""
+        with self._sql.read() as connection:
+            rows = connection.execute("SELECT DISTINCT scope FROM stream ORDER BY scope").fetchall()
+        return [scope for (scope,) in rows]
+
     def pending_scopes(self) -> list[str]:
         """Return the scopes that have records which are not sealed yet."""
         with self._sql.read() as connection:
@@ -504,7 +520,11 @@ def _streams(connection: Connection, view: View) -> list[tuple[int, bytes]]:
     rows = connection.execute(
         "SELECT s, stream, scope, site FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
     ).fetchall()
-    return [(s, stream) for s, stream, scope, site in rows if view.covers(scope, site)]
+    return [
+        (s, stream)
+        for s, stream, scope, site in rows
+        if (view.streams is None or stream in view.streams) and view.covers(scope, site)
+    ]
 
 
 def _resolved(connection: Connection, view: View) -> View:

@@ -1,5 +1,6 @@
 """Hubs that sync with each other: real processes, each with its database and its worker."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer, transfer
 from tests.histories import Writer, chain
 from tests.hubs import HubProcess, running, until
+from tests.proxy import Proxy
 
 Two = tuple[HubProcess, HubProcess]
 
@@ -97,6 +99,10 @@ def test_what_is_here_is_pushed_to_a_hub_whose_peer_we_are(hubs: Two) -> None:
     assert state(a, "b").why == ""
     assert held(a, "near", "far").dump() == held(b, "near", "far").dump()
     assert held(a, "near", "far").counts()["execution"] == 6
+    said = metrics(a)
+    assert 'cmf_hub_peer_failures{peer="b"} 0.0' in said
+    assert f'cmf_hub_peer_pulled{{peer="b"}} {state(a, "b").pulled}.0' in said
+    assert any(line.startswith('cmf_hub_peer_lag_seconds{peer="b"} ') for line in said)
     first = state(a, "b")
     again = synced(a, "b")
     assert (again.pulled, again.pushed) == (first.pulled, first.pushed)
@@ -214,6 +220,81 @@ def _output(writer: Writer, node: str, scope: str, digest: str, size: int) -> No
     writer.add(scope, model.Artifact(digest=digest))
     made = model.Event(execution=id_, direction="output", artifact=digest, path=digest, name="x", size=size, t=9)
     writer.add(scope, made)
+
+
+def test_a_turn_costs_what_differs_and_not_what_the_hubs_hold(hubs: Two) -> None:
+    a, b = hubs
+    proxy = Proxy()
+    proxy.target = b.port
+    writer = Writer("many", seed=42)
+    for number in range(300):
+        writer.execution(f"many/stage{number}", number)
+    writer.seal()
+    pushed(writer, b)
+    asked = wire.AskPeer(
+        name="b", url=proxy.url, invite=code(b, "peer"), scopes=["many"], direction="both", every_s=3600
+    )
+    admin(a).access.add_peer(asked)
+    until(lambda: state(a, "b").turns > 0)
+    assert (state(a, "b").differed, state(a, "b").why) == (300, "")
+
+    def cost() -> tuple[int, int]:
+        """Return how many requests a turn makes, and how many bytes go by."""
+        before = requests(b)
+        proxy.arm(0, None)
+        synced(a, "b")
+        return requests(b) - before, proxy.bytes
+
+    made, moved = cost()
+    assert state(a, "b").differed == 0
+    assert made <= 5
+    assert moved <= 6_000
+    writer.execution("many/stage7", 1_000)
+    writer.seal()
+    pushed(writer, b)
+    made_more, moved_more = cost()
+    found = state(a, "b")
+    assert [(one.scope, one.here, one.there) for one in found.differences] == [("many/stage7", 1, 2)]
+    assert made_more <= made + 8
+    assert moved_more <= moved + 12_000
+    proxy.close()
+
+
+def metrics(hub: HubProcess) -> list[str]:
+    with admin(hub).request("GET", "/metrics", None) as response:
+        return response.read().decode().splitlines()
+
+
+def requests(hub: HubProcess) -> int:
+    """Return how many requests of another hub's a hub has answered."""
+    counted = [line for line in metrics(hub) if line.startswith("cmf_hub_requests_total") and "/metrics" not in line]
+    return sum(int(float(line.split()[-1])) for line in counted)
+
+
+def test_a_hub_that_comes_back_from_an_old_backup_is_healed(hubs: Two, tmp_path: Path) -> None:
+    _, b = hubs
+    old, new = Writer("old", seed=43), Writer("new", seed=44)
+    chain(old, "backup/old", 3)
+    chain(new, "backup/new", 3)
+    c = HubProcess(tmp_path / "c", tmp_path / "sc")
+    pushed(old, c)
+    asked = wire.AskPeer(name="b", url=b.url, invite=code(b, "peer"), scopes=["backup"], direction="both", every_s=3600)
+    admin(c).access.add_peer(asked)
+    until(lambda: state(c, "b").turns > 0)
+    c.stop()
+    shutil.copytree(tmp_path / "c", tmp_path / "copy")
+    c = HubProcess(tmp_path / "c", tmp_path / "sc")
+    pushed(new, c)
+    assert synced(c, "b").pushed > state(c, "b").pulled
+    c.stop()
+    c = HubProcess(tmp_path / "copy", tmp_path / "sc")
+    try:
+        assert held(c, "backup").counts()["execution"] == 3
+        assert synced(c, "b").differed == 3
+        assert held(c, "backup").dump() == held(b, "backup").dump()
+        assert synced(c, "b").differed == 0
+    finally:
+        c.stop()
 
 
 def test_a_peer_is_leased_to_one_worker_at_a_time_and_a_wrong_clock_holds_nothing_up() -> None:
