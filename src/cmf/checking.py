@@ -24,12 +24,13 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """What `verify` checked, and what it found wrong."""
+    """What `verify` checked, and what it found wrong; of the objects, which are ``damaged``."""
 
     segments: int = 0
     objects: int = 0
     object_bytes: int = 0
     problems: list[transfer.Problem] = []
+    damaged: list[str] = []
 
 
 def references(index: SqlIndex, files: Files, site: str) -> list[Reference]:
@@ -54,7 +55,7 @@ def references(index: SqlIndex, files: Files, site: str) -> list[Reference]:
 
 def verify(store: SqlStore, objects: LocalObjects, left: list[Reference], progress: moving.Progress) -> Verified:
     """Check every segment (form, chain, signature, records), object (its hash) and reference; say what is wrong."""
-    found = Verified(problems=[])
+    found = Verified(problems=[], damaged=[])
     for problem in transfer.verify(store):
         found.segments += 1
         progress("segments", 1)
@@ -62,6 +63,7 @@ def verify(store: SqlStore, objects: LocalObjects, left: list[Reference], progre
             found.problems.append(problem)
     for digest in objects.damaged():
         found.problems.append(transfer.Problem(f"object {digest}", damaged(digest).message))
+        found.damaged.append(digest)
     for digest, size in objects.list():
         found.objects += 1
         found.object_bytes += size
@@ -70,6 +72,7 @@ def verify(store: SqlStore, objects: LocalObjects, left: list[Reference], progre
             objects.check(digest)
         except CmfError as error:
             found.problems.append(transfer.Problem(f"object {digest}", error.message))
+            found.damaged.append(digest)
     for reference in left:
         progress("references", 1)
         if reference.state != "same":

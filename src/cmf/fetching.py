@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from cmf import moving, slicing
-from cmf.errors import NotFoundError, UnreachableError, UsageError
+from cmf.errors import CmfError, CorruptError, NotFoundError, UnreachableError, UsageError
 from cmf.graph.index import Index, Target
 from cmf.model import alias
 from cmf.model import digest as digests
@@ -106,8 +106,8 @@ def bring(
 ) -> Brought:
     """Make sure that the bytes of what was named are here, and return them; of a folder, only what was asked for.
 
-    What is neither here nor at a remote that answers is a `NotFoundError`, or the `UnreachableError` of one that did
-    not answer; a path that the folder does not hold is a `NotFoundError`. What was brought until then stays.
+    What is neither here nor at a remote that answers is a `NotFoundError`, or the error of one that did not answer or
+    has it damaged; a path that the folder does not hold is a `NotFoundError`. What was brought until then stays.
     """
     if not named.digest.startswith(digests.TREE):
         _fetch(objects, holders, [named.digest], named, moved, progress)
@@ -198,13 +198,13 @@ def _fetch(
 ) -> None:
     """Bring what lacks here from one remote after the other."""
     lacking = objects.absent(dict.fromkeys(wanted))
-    silent: UnreachableError | None = None
+    silent: CmfError | None = None
     asked: list[str] = []
     if lacking:
         for holder in holders():
             try:
                 moving.fetch(holder.objects(""), objects, lacking, moved, progress)
-            except UnreachableError as error:
+            except (UnreachableError, CorruptError) as error:  # away, or damaged there: the next may have it
                 silent = silent or error
             asked.append(holder.url)
             lacking = objects.absent(lacking)

@@ -36,7 +36,7 @@ from cmf import (
 )
 from cmf.bundle import Bundle
 from cmf.checking import Reference, Verified
-from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
+from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, ranks, views
 from cmf.graph.index import Direction, Index, Target
@@ -317,7 +317,12 @@ class Repo:
         """
         brought = self._bring(artifact, remote, moving.Moved(), progress)
         target = Path(path) if path is not None else Path.cwd() / fetching.own_name(brought)
-        self.files.place(brought.digest, target, self.objects, executable=brought.executable)
+        try:
+            self.files.place(brought.digest, target, self.objects, executable=brought.executable)
+        except CorruptError:
+            if not self.space.mend_artifact(brought.digest, remote=remote):
+                raise
+            self.files.place(brought.digest, target, self.objects, executable=brought.executable)
         return target
 
     def cat(self, artifact: str, out: BinaryIO, *, remote: str = "") -> int:
@@ -343,7 +348,12 @@ class Repo:
         named = fetching.find(self.store.index, lambda: self._hubs(remote), text)
         before = moved.objects
         try:
-            return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
+            try:
+                return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
+            except CorruptError:
+                if not self.space.mend_artifact(named.digest, remote=remote):
+                    raise
+                return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
         finally:
             if moved.objects > before:
                 moving.note_kept(self.store, self.objects)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from cmf import collect, costs, freeing, whereabouts
+from cmf import collect, costs, freeing, mending, whereabouts
 from cmf.config import Config
 from cmf.errors import NotFoundError
 from cmf.fetching import Holder
@@ -60,6 +60,31 @@ class Space:
             force=force,
             progress=progress,
         )
+
+    def mend(self, damaged: Sequence[str], *, remote: str = "") -> mending.Mended:
+        """Fetch objects again that are damaged here, from whoever has them whole."""
+        return mending.again(self._objects, self._holders(remote), damaged)
+
+    def mend_artifact(self, digest: str, *, remote: str = "") -> bool:
+        """Fetch again what of an artifact is damaged here; tell whether something was, and all of that is whole."""
+        found = mended = False
+        while damaged := mending.damaged_parts(self._objects, digest):
+            found, mended = True, not self.mend(damaged, remote=remote).left
+            if not mended:
+                break
+        return found and mended
+
+    def check_remote(self, remote: str, *, repair: bool = False, progress: Progress = nothing) -> mending.Checked:
+        """Read all that a remote holds, of a hub what it holds of this store's scopes, and say what is damaged there.
+
+        ``repair``: replace what is damaged there and whole here.
+        """
+        scopes = sorted({stream["scope"] for stream in self._store.streams()})
+        (holder,) = self._holders(remote)
+        done = mending.check(holder, scopes, progress)
+        if repair and done.damaged:
+            done.mended = mending.send_again(self._objects, holder, scopes, [*done.damaged]).mended
+        return done
 
     def costs(self) -> costs.Costs:
         """Return what the objects here cost, and for whom they are kept. See `cmf.costs`."""

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cmf.model.digest import file_digest
 from tests.commands import cmf, script
 from tests.hubs import running
+from tests.objects import flip
 
 RECORD = """
 from pathlib import Path
@@ -105,3 +107,34 @@ def test_du_tells_what_the_objects_cost(tmp_path: Path) -> None:
     assert "  images  (6 objects)" in said, said
     found = cmf(tmp_path, "du", "--json").json
     assert found["bytes"] == sum(kind["bytes"] for kind in found["kinds"])
+
+
+def test_what_is_damaged_here_or_there_is_named_and_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    data = bytes(range(256)) * 20_000
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        lab = tmp_path / "lab"
+        lab.mkdir()
+        script(lab, RECORD)
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "remote", "add", "disk", str(tmp_path / "disk"))
+        cmf(lab, "push", "--data")
+        cmf(lab, "push", "disk")
+        digest = file_digest(data)
+        flip(lab / ".cmf" / "objects", digest)
+        assert digest in cmf(lab, "verify", code=5).out
+        cmf(lab, "get", "model", "one.bin", "--remote", "disk")
+        assert (lab / "one.bin").read_bytes() == data
+        flip(lab / ".cmf" / "objects", digest)
+        said = cmf(lab, "verify", "--repair").out
+        assert f"mended  object {digest}" in said, said
+        assert "all good" in cmf(lab, "verify").out
+        assert "all good" in cmf(lab, "verify", "--remote", "origin").out
+        flip(tmp_path / "hub" / "objects", digest)
+        (there,) = (path for path in (tmp_path / "disk" / "files").rglob("*") if path.is_file())
+        there.chmod(0o644)
+        there.write_bytes(there.read_bytes()[:-1])
+        for remote in ("origin", "disk"):
+            assert digest in cmf(lab, "verify", "--remote", remote, code=5).out
+            assert f"mended  object {digest}" in cmf(lab, "verify", "--remote", remote, "--repair").out
+            assert "all good" in cmf(lab, "verify", "--remote", remote).out

@@ -38,7 +38,7 @@ COMMANDS = {
     "export": ("cmf.cli.bridge", "artifacts as another tool's files: DVC's"),
     "du": ("cmf.cli.space", "what takes space here, and for whom"),
     "gc": ("cmf.cli.space", "free what nothing refers to, or what remotes hold"),
-    "verify": ("cmf.cli.share", "check every hash and signature that is here"),
+    "verify": ("cmf.cli.verifying", "check every hash and signature that is here"),
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
     "metric": ("cmf.cli.tell", "say from inside a run: numbers"),
     "param": ("cmf.cli.tell", "say from inside a run: parameters"),

@@ -1,4 +1,4 @@
-"""`cmf remote`, `push`, `pull`, `verify`: exchange with hubs, and the checks that make it safe."""
+"""`cmf remote`, `push`, `pull`, `sync`, `clone` and `bundle`: exchange with hubs and places for data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cmf.cli.ask import JSON, SCOPES
 from cmf.cli.choosing import SITES, choosing
 from cmf.cli.opening import here as _here
 from cmf.cli.progress import counting
-from cmf.errors import CorruptError, UsageError
+from cmf.errors import UsageError
 
 if TYPE_CHECKING:
     from cmf.graph.index import Direction
@@ -375,29 +375,6 @@ def bundle_apply(file: Path, as_json: bool) -> None:
         moved = here.unpack(file, progress=progress)
     _report("Took in", moved, as_json)
     sync.check(moved, "store here")
-
-
-@click.command()
-@JSON
-def verify(as_json: bool) -> None:
-    """Check everything that is here: each segment's form, chain and signature, and each object's hash."""
-    from cmf.cli import render
-
-    with _here() as here, counting("Verifying") as progress:
-        found = here.verify(progress=progress)
-    if as_json:
-        render.to_json(found)
-    else:
-        for problem in found.problems:
-            click.echo(f"{click.style('wrong', fg='red')}  {problem.where}: {problem.what}")
-        counted = f"{render.count(found.segments, 'segment')} and {render.count(found.objects, 'object')}"
-        good = f"{counted} ({render.size(found.object_bytes)}) checked"
-        click.echo(f"{good}, all good." if not found.problems else f"{good}.")
-    if found.problems:
-        raise CorruptError(
-            f"{len(found.problems)} of them {'is' if len(found.problems) == 1 else 'are'} not as recorded; see above.",
-            hint="Record the file again: that mends a damaged object.",
-        )
 
 
 def _report(what: str, moved: Moved, as_json: bool) -> None:

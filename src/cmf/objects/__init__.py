@@ -121,7 +121,7 @@ def damaged(digest: str) -> CorruptError:
     """Return the error that says that a held object's bytes are not those of its name."""
     return CorruptError(
         f"Object {digest} is damaged: its bytes have another hash.",
-        hint="Remove it and fetch it again.",
+        hint="'cmf verify --repair' fetches it again.",
         kind="object",
     )
 

@@ -120,7 +120,10 @@ class RemoteObjects:
             last = digest
 
     def remove(self, digests: Iterable[str]) -> int:
-        """Remove these objects and return how many of them were there. What shares a pack with them is sent anew."""
+        """Remove these objects and return how many of them were there.
+
+        What shares a pack with them is sent anew, but for what is damaged there: that is no object any more.
+        """
         asked = {_raw(check_name(digest)): _path(digest) for digest in digests}
         self._refresh()
         loose = self._bucket.sizes(asked.values())
@@ -131,7 +134,9 @@ class RemoteObjects:
                 continue
             rest = (raw for raw in places if raw not in asked)
             # The rest is safe in its new pack before the old one goes.
-            kept = self._read_pack(name, [*rest])
+            kept = [
+                small for small in self._read_pack(name, [*rest]) if sha256(small.data).digest() == _raw(small.digest)
+            ]
             if kept:
                 self._send(kept)
             self._bucket.delete([name])
