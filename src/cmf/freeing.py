@@ -19,12 +19,11 @@ import msgspec
 from cmf import collect, keeping, series
 from cmf.errors import CmfError, ConflictError, DeniedError
 from cmf.fetching import Holder
-from cmf.model import digest as digests
 from cmf.moving import Progress, nothing
-from cmf.objects import manifest, read
 from cmf.objects.local import Held, LocalObjects
 from cmf.remote.data import DataRemote
 from cmf.store.sql import SqlStore
+from cmf.worktree import filesystem
 
 OLDER_THAN_SECONDS = 14 * 86_400.0
 LEFTOVER_SECONDS = 86_400.0
@@ -82,7 +81,7 @@ def free(
 
     ``older_than`` is in seconds. With ``copies`` the bytes of artifacts go as well of which at least so many of the
     ``holders`` have a copy. `ConflictError` if a journal, a folder or git's history cannot be read: it may name what
-    would go.
+    would go; and while processes record on a file system that hosts share.
     """
     return _Freeing(folder, store, objects, clock, older_than, force=force, progress=progress).run(holders, copies)
 
@@ -114,7 +113,14 @@ class _Freeing:
         self._objects = objects
         self._force = force
         self._progress = progress
-        self._before = keeping.oldest_open(folder, at_most=now - older_than)
+        recording = keeping.open_since(folder)
+        if force and recording and filesystem.is_shared(folder):
+            raise ConflictError(
+                f"Processes still record in {folder}, which hosts share: {len(recording)}.",
+                hint="What another host counts on may not be seen here at once: free when none of them runs.",
+                kind="busy",
+            )
+        self._before = min([now - older_than, *recording])
         self._leftovers_before = now - LEFTOVER_SECONDS
         self._named = keeping.Named(objects)
         self._freed = Freed(done=force, silent={}, **{name: Count() for name in _COUNTS})
@@ -122,7 +128,7 @@ class _Freeing:
     def run(self, holders: Sequence[Holder], copies: int) -> Freed:
         self._named.refresh(self._store)
         self._named.add(keeping.pointed(self._folder.parent))
-        artifacts = self._artifacts() if copies else set()
+        artifacts = keeping.artifact_objects(self._store, self._objects) if copies else set()
         nameless: list[Held] = []
         copied: list[Held] = []
         for found in self._objects.held():
@@ -142,18 +148,6 @@ class _Freeing:
         if self._force:
             self._objects.tidy()
         return self._freed
-
-    def _artifacts(self) -> set[str]:
-        """Return the objects that are bytes of artifacts: files, and the files of folders."""
-        found: set[str] = set()
-        for digest in self._store.index.artifact_digests():
-            if not digest.startswith(digests.TREE):
-                found.add(digest)
-                continue
-            with contextlib.suppress(CmfError):
-                data = read(self._objects, digests.object_of(digest), manifest.MANIFEST_BYTES_MAX)
-                found.update(entry.digest for entry in manifest.decode(data))
-        return found
 
     def _free_nameless(self, batch: Sequence[Held]) -> None:
         """Free what nothing refers to. Nobody can commit a record meanwhile that names it; a run would put it first."""

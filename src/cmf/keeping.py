@@ -7,13 +7,14 @@ every commit that git has.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from cmf import journal
-from cmf.errors import ConflictError, CorruptError, NotFoundError
+from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError
 from cmf.model import digest as digests
 from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
@@ -84,6 +85,19 @@ class Named:
             self.scopes[digest] = both
 
 
+def artifact_objects(store: SqlStore, objects: LocalObjects) -> set[str]:
+    """Return the objects that are bytes of artifacts: files, and the files of folders whose manifest is here."""
+    found: set[str] = set()
+    for digest in store.index.artifact_digests():
+        if not digest.startswith(digests.TREE):
+            found.add(digest)
+            continue
+        with contextlib.suppress(CmfError):
+            data = read(objects, digests.object_of(digest), manifest.MANIFEST_BYTES_MAX)
+            found.update(entry.digest for entry in manifest.decode(data))
+    return found
+
+
 def pointed(root: Path) -> bytes:
     """Return what the pointer files of a project say, joined: those below its folder, and those of git's history.
 
@@ -120,13 +134,11 @@ def pointed(root: Path) -> bytes:
     return b"\n".join(said)
 
 
-def oldest_open(folder: Path, *, at_most: float) -> float:
-    """Return when the oldest process that still records here began to, or a time that is earlier; wall times in s."""
+def open_since(folder: Path) -> list[float]:
+    """Return when each process that still records here began to, or a time that is earlier; wall times in s."""
+    found = []
     for path in (folder / "journal").glob("*.j"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # it has ended, and was taken in by another process
             first = journal.began(path)
-            began = path.stat().st_mtime if first is None else first / 1e6
-        except FileNotFoundError:
-            continue  # it has ended, and was taken in by another process
-        at_most = min(at_most, began - CLOCK_SECONDS)
-    return at_most
+            found.append((path.stat().st_mtime if first is None else first / 1e6) - CLOCK_SECONDS)
+    return found

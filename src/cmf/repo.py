@@ -36,7 +36,7 @@ from cmf import (
 )
 from cmf.bundle import Bundle
 from cmf.checking import Reference, Verified
-from cmf.errors import CmfError, ConflictError, CorruptError, NotFoundError, UsageError
+from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, ranks, views
 from cmf.graph.index import Direction, Index, Target
@@ -69,6 +69,8 @@ class Status(msgspec.Struct, kw_only=True):
     dropped_first: str
     problems: list[str]
     promised: int
+    scarce: int
+    copies: int
     references: int
     drifted: list[Reference]
     pointers: list[beside.Pointed]
@@ -317,12 +319,8 @@ class Repo:
         """
         brought = self._bring(artifact, remote, moving.Moved(), progress)
         target = Path(path) if path is not None else Path.cwd() / fetching.own_name(brought)
-        try:
-            self.files.place(brought.digest, target, self.objects, executable=brought.executable)
-        except CorruptError:
-            if not self.space.mend_artifact(brought.digest, remote=remote):
-                raise
-            self.files.place(brought.digest, target, self.objects, executable=brought.executable)
+        place = functools.partial(self.files.place, brought.digest, target, self.objects, executable=brought.executable)
+        self.space.whole(brought.digest, place, remote=remote)
         return target
 
     def cat(self, artifact: str, out: BinaryIO, *, remote: str = "") -> int:
@@ -347,13 +345,9 @@ class Repo:
         self.collect()
         named = fetching.find(self.store.index, lambda: self._hubs(remote), text)
         before = moved.objects
+        bring = functools.partial(fetching.bring, self.objects, lambda: self._holders(remote), named, moved, progress)
         try:
-            try:
-                return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
-            except CorruptError:
-                if not self.space.mend_artifact(named.digest, remote=remote):
-                    raise
-                return fetching.bring(self.objects, lambda: self._holders(remote), named, moved, progress)
+            return self.space.whole(named.digest, bring, remote=remote)
         finally:
             if moved.objects > before:
                 moving.note_kept(self.store, self.objects)
@@ -637,6 +631,8 @@ class Repo:
             dropped_first=first,
             problems=done.problems,
             promised=len(self.store.promised()),
+            scarce=self.space.scarce(),
+            copies=self.config.copies,
             references=len(references),
             drifted=[found for found in references if found.state != "same"],
             pointers=self.pointers(),

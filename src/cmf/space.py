@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from cmf import collect, costs, freeing, mending, whereabouts
+from cmf import collect, costs, freeing, keeping, mending, whereabouts
 from cmf.config import Config
-from cmf.errors import NotFoundError
+from cmf.errors import CorruptError, NotFoundError
 from cmf.fetching import Holder
 from cmf.moving import Progress, nothing
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
+
+_T = TypeVar("_T")
 
 
 class Space:
@@ -65,14 +68,23 @@ class Space:
         """Fetch objects again that are damaged here, from whoever has them whole."""
         return mending.again(self._objects, self._holders(remote), damaged)
 
-    def mend_artifact(self, digest: str, *, remote: str = "") -> bool:
+    def whole(self, digest: str, act: Callable[[], _T], *, remote: str = "") -> _T:
+        """Do something with an artifact's bytes; once more, if all that was damaged of them here came again."""
+        try:
+            return act()
+        except CorruptError:
+            if not self._mend_artifact(digest, remote):
+                raise
+            return act()
+
+    def _mend_artifact(self, digest: str, remote: str) -> bool:
         """Fetch again what of an artifact is damaged here; tell whether something was, and all of that is whole."""
-        found = mended = False
+        mended = False
         while damaged := mending.damaged_parts(self._objects, digest):
-            found, mended = True, not self.mend(damaged, remote=remote).left
+            mended = not self.mend(damaged, remote=remote).left
             if not mended:
                 break
-        return found and mended
+        return mended
 
     def check_remote(self, remote: str, *, repair: bool = False, progress: Progress = nothing) -> mending.Checked:
         """Read all that a remote holds, of a hub what it holds of this store's scopes, and say what is damaged there.
@@ -90,6 +102,19 @@ class Space:
         """Return what the objects here cost, and for whom they are kept. See `cmf.costs`."""
         collect.collect(self._folder, self._store, self._objects, _now())
         return costs.count(self._folder, self._store, self._objects)
+
+    def scarce(self) -> int:
+        """Return how many objects of artifacts are known at fewer places than the settings want. Asks nobody.
+
+        The one here is a place, and each remote that has a name.
+        """
+        copies = self._config.copies
+        if copies < 2:  # what is known somewhere has one copy
+            return 0
+        held = (digest for digest, _ in self._objects.list())
+        wanted = keeping.artifact_objects(self._store, self._objects)
+        places = {remote.url.rstrip("/") for remote in self._config.remotes.values()}
+        return whereabouts.scarce(self._store.whereabouts, held, wanted, places, copies)
 
     def whereabouts(self, digest: str) -> whereabouts.Whereabouts:
         """Return which places hold an artifact's bytes, by its digest, and when that was last seen. Asks nobody."""

@@ -7,6 +7,7 @@ records only name is at no place. A note is what was so at its time: whoever nee
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
@@ -151,10 +152,22 @@ def of(
     for sightings in notes.of(wanted).values():
         for sighting in sightings:
             counts.setdefault(sighting.place, []).append(sighting.checked)
-    names = {url: name for name, url in remotes.items()}
+    names = {url.rstrip("/"): name for name, url in remotes.items()}
     for url, checked in sorted(counts.items(), key=lambda item: (-len(item[1]), item[0])):
-        places.append(Place(name=names.get(url, url), url=url, objects=len(checked), checked=min(checked)))
+        places.append(Place(name=names.get(url.rstrip("/"), url), url=url, objects=len(checked), checked=min(checked)))
     return Whereabouts(objects=len(wanted), complete=complete, places=places, sites=dict(sites))
+
+
+def scarce(notes: SqlWhereabouts, held: Iterable[str], wanted: set[str], places: set[str], copies: int) -> int:
+    """Return how many of the ``wanted`` objects are known at fewer than so many places, here and some remotes.
+
+    ``held`` are those that are here, ``places`` the remotes' addresses without a slash at their end. What is known
+    nowhere is not counted: this site cannot copy it.
+    """
+    counts = Counter(digest for digest in held if digest in wanted)
+    for digest, sightings in notes.of([*wanted]).items():
+        counts[digest] += len(places.intersection(sighting.place.rstrip("/") for sighting in sightings))
+    return sum(0 < count < copies for count in counts.values())
 
 
 def sites(index: SqlIndex, uses: Sequence[Use], *, but: str) -> dict[str, int]:

@@ -138,3 +138,20 @@ def test_what_is_damaged_here_or_there_is_named_and_made_whole(tmp_path: Path, m
             assert digest in cmf(lab, "verify", "--remote", remote, code=5).out
             assert f"mended  object {digest}" in cmf(lab, "verify", "--remote", remote, "--repair").out
             assert "all good" in cmf(lab, "verify", "--remote", remote).out
+
+
+def test_status_and_du_tell_what_has_fewer_copies_than_wanted(tmp_path: Path) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    script(lab, RECORD)
+    assert "copies" not in cmf(lab, "status").out
+    (lab / ".cmf" / "config.yaml").write_text("v: 1\ncopies: 2\n")
+    cmf(lab, "remote", "add", "disk", str(tmp_path / "disk"))
+    assert "6 objects of data with fewer than 2 copies" in cmf(lab, "status").out
+    assert cmf(lab, "du", "--json").json["scarce"] == 6
+    cmf(lab, "push", "disk")
+    assert "copies" not in cmf(lab, "status").out
+    assert "copies" not in cmf(lab, "du").out
+    assert "with too few copies" in cmf(lab, "gc", "--elsewhere", "--older-than", "0").out
+    (lab / ".cmf" / "config.yaml").write_text("v: 1\ncopies: 0\n")
+    assert "at least 1" in cmf(lab, "status", code=None).err

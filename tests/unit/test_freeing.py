@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from cmf.model import records as model
 from cmf.model.digest import file_digest, object_of
 from cmf.objects import read
 from cmf.remote.data import DataRemote
-from cmf.worktree import pointer
+from cmf.worktree import filesystem, pointer
 from tests.objects import flip
 from tests.sites import SECRET, Site
 
@@ -131,17 +132,20 @@ def test_what_is_young_stays(site: Site) -> None:
     assert len(held(site)) == 1
 
 
-def test_what_is_younger_than_a_process_that_still_records_stays(site: Site) -> None:
+def test_what_is_younger_than_a_process_that_still_records_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.put(b"about to be named")
     script = "import cmf, time; cmf.run('lab/a').__enter__(); print('ready', flush=True); time.sleep(600)"
-    import sys
-
     with subprocess.Popen([sys.executable, "-c", script], cwd=site.root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
             assert site.free().young.count >= 1
             assert file_digest(b"about to be named") in held(site)
+            monkeypatch.setattr(filesystem, "is_shared", lambda _: True)
+            assert site.free(force=False).young.count >= 1
+            with pytest.raises(ConflictError) as caught:
+                site.free()
+            assert caught.value.kind == "busy"
         finally:
             process.kill()
             process.wait()

@@ -104,3 +104,14 @@ def test_a_folder_is_told_of_file_by_file(tmp_path: Path, notes: SqlWhereabouts)
 def test_of_a_folder_whose_manifest_is_not_here_only_that_is_known(tmp_path: Path, notes: SqlWhereabouts) -> None:
     found = whereabouts.of(notes, LocalObjects(tmp_path), f"tree:{ONE}", remotes={}, sites={})
     assert (found.objects, found.complete, found.places) == (1, False, [])
+
+
+def test_objects_with_too_few_copies_are_counted_by_places_that_are_known(notes: SqlWhereabouts) -> None:
+    notes.saw("/disk/", [ONE, TWO], now=1)
+    notes.saw("/forgotten", [TWO, THREE], now=1)
+    wanted = {ONE, TWO, THREE}
+    places = {"/disk"}
+    assert whereabouts.scarce(notes, [ONE], wanted, places, 1) == 0
+    assert whereabouts.scarce(notes, [ONE], wanted, places, 2) == 1  # the second; the third is known nowhere
+    assert whereabouts.scarce(notes, [ONE, THREE], {ONE, THREE}, places, 2) == 1
+    assert whereabouts.scarce(notes, [ONE, TWO, THREE], wanted, places, 3) == 3

@@ -329,6 +329,9 @@ def status(found: Status) -> None:
     )
     if found.promised:
         out.print(f"  {found.promised} objects are known but not here ('cmf pull --data' brings them)")
+    if found.scarce:
+        said = f"{render.count(found.scarce, 'object')} of data with fewer than {found.copies} copies"
+        out.print(f"  [yellow]{said}[/yellow] ('cmf push --data' makes one)")
     if found.references:
         out.print(f"  {render.count(found.references, 'reference')} to data that no copy was kept of")
     for reference in found.drifted:

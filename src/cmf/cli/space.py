@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from cmf.cli import completion, render
 from cmf.cli.ask import JSON
@@ -115,9 +116,9 @@ def du(limit: int, as_json: bool) -> None:
     An object that several scopes or names share is counted in each; 'alone' is what no other shares.
     """
     with _here() as here:
-        found = here.space.costs()
+        found, scarce, copies = here.space.costs(), here.space.scarce(), here.config.copies
     if as_json:
-        render.to_json(found)
+        render.to_json({**msgspec.to_builtins(found), "copies": copies, "scarce": scarce})
         return
     click.echo(f"{render.size(found.bytes)} in {render.count(found.objects, 'object')}")
     _costs("kind", found.kinds, len(found.kinds), shared=False)
@@ -129,6 +130,11 @@ def du(limit: int, as_json: bool) -> None:
         click.echo(f"  {render.size(found.removed):>10}  in packs was removed; merging gives it back")
     click.echo(f"  {render.size(found.records):>10}  records")
     click.echo(f"  {render.size(found.caches):>10}  caches")
+    if scarce:
+        click.echo("")
+        click.echo(
+            f"{render.count(scarce, 'object')} of data with fewer than {copies} copies; 'cmf push --data' makes one"
+        )
 
 
 def _costs(what: str, costs: Sequence[Cost], limit: int, *, shared: bool = True) -> None:

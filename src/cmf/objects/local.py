@@ -224,7 +224,7 @@ class LocalObjects:
         """Remove those of these objects that were last put or counted on before a wall time in s; return their sizes.
 
         An object that another process puts or counts on meanwhile stays. One that shares its bytes with a file stays,
-        since nothing would be freed.
+        since nothing would be freed. What packs held is given back by `tidy`.
         """
         return self._remove(digests, before)
 
@@ -454,10 +454,10 @@ def _count_on(path: str) -> bool:
     try:
         if os.stat(path).st_nlink == 1:  # else it is a file of the user's as well, whose times are not ours
             os.utime(path)
-    except PermissionError:  # of another user, who alone may remove it
-        return True
     except FileNotFoundError:
         return False
+    except OSError:  # of another user, who alone may remove it; or nobody can write here
+        pass
     return True
 
 

@@ -47,7 +47,8 @@ class Found(NamedTuple):
 
 def used(path: str) -> int:
     """Return when something in a pack was last put or counted on: wall time in ns."""
-    return os.stat(path).st_mtime_ns
+    handle = Handle(path, os.O_RDONLY)  # on a network file system opening asks the server, looking alone may not
+    return os.fstat(handle.fd).st_mtime_ns
 
 
 class Packs:
@@ -320,7 +321,7 @@ class Packs:
         """Remove objects, and write packs anew that are mostly removed; return the sizes of those that were there.
 
         With ``before``, a wall time in ns, only of packs that nobody `used` since; who begins to count on one
-        meanwhile finds it again.
+        meanwhile finds it again. Then packs are left as they are, for `tidy`.
         """
         removed: dict[bytes, int] = {}
         with self._lock:
@@ -334,7 +335,7 @@ class Packs:
             if before is not None and removed:
                 for digest in self.held(set(removed)):
                     del removed[digest]
-        if removed:
+        if removed and before is None:
             self.tidy()
         return removed
 
@@ -475,10 +476,10 @@ def _count_on(found: Pack) -> bool:
     """
     try:
         os.utime(found.path)
-    except PermissionError:  # of another user, who alone may remove it
-        pass
     except FileNotFoundError:
         return False
+    except OSError:  # of another user, who alone may remove it; or nobody can write here
+        pass
     found.refresh_removals()
     return True
 
