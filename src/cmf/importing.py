@@ -19,6 +19,7 @@ import msgspec
 from cmf.bridges.dvc import files, runs
 from cmf.bridges.dvc.files import Declared, Hash, Item, Stage
 from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnreachableError, UsageError
+from cmf.model import alias
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.objects import CHUNK_BYTES, manifest
@@ -354,6 +355,7 @@ class _Writer:
         each = [self._complete(one) for one in told]
         asked = {id_ for one in each for _, id_, _ in one.records} | {id_ for one in each for id_ in one.superseded}
         held = self._store.held(asked)
+        known = self._known_with_bytes(each, held)
         fresh: dict[tuple[str, bytes], bytes] = {}
         waiting: list[tuple[str, bytes]] = []
         for one in each:
@@ -362,7 +364,7 @@ class _Writer:
                     hidden = model.Property(subject=f"record:{id_.hex()}", key="retracted", value=True, t=t + 1)
                     one.records.append((hidden, *model.completed(hidden, self._secret)))
             held |= self._store.held({id_ for _, id_, _ in one.records} - asked) if one.superseded else set()
-            new = {id_ for record, id_, _ in one.records if not isinstance(record, model.Artifact) and id_ not in held}
+            new = {id_ for record, id_, _ in one.records if not isinstance(record, model.Artifact)} - held - known
             for record, id_, data in one.records if new else ():
                 if id_ in new or isinstance(record, model.Artifact):
                     fresh[one.scope, id_] = data
@@ -372,6 +374,23 @@ class _Writer:
         if fresh:
             self._objects.flush()  # what records name is durable before them
             self._store.add([(scope, id_, data) for (scope, id_), data in fresh.items()], waiting)
+
+    def _known_with_bytes(self, each: Sequence[_Complete], held: set[bytes]) -> set[bytes]:
+        """Return the ids of those events with an alias that are told here with the bytes: which have gone since."""
+        waiting: dict[str, dict[tuple[object, ...], bytes]] = {}
+        for one in each:
+            for record, id_, _ in one.records:
+                if isinstance(record, model.Event) and record.attributes.get(alias.ATTRIBUTE) and id_ not in held:
+                    key = record.direction, record.path, record.attributes[runs.ATTRIBUTE]
+                    waiting.setdefault(model.execution_node(one.scope, record.execution), {})[key] = id_
+        nodes = self._store.index.nodes(list(waiting)) if waiting else {}
+        found = self._store.index.executions(list(nodes.values())) if nodes else {}
+        told: set[bytes] = set()
+        for node, number in nodes.items():
+            for direction, uses in (("input", found[number].inputs), ("output", found[number].outputs)):
+                keys = [(direction, use.path, use.attributes.get(runs.ATTRIBUTE)) for use in uses]
+                told |= {waiting[node][key] for key in keys if key in waiting[node]}
+        return told
 
     def _complete(self, told: runs.Told) -> _Complete:
         self._done.executions += 1

@@ -132,6 +132,17 @@ def test_without_bytes_a_file_is_known_by_dvcs_hash_and_gets_its_own_when_they_c
         assert model.artifact == "sha256:" + hashlib.sha256((repository / "model.bin").read_bytes()).hexdigest()
 
 
+def test_bytes_that_have_gone_since_an_import_are_not_told_as_unknown(repository: Path) -> None:
+    with init(repository) as repo:
+        repo.import_dvc(repository)
+        before = facts(repo)
+        shutil.rmtree(repository / ".dvc/cache")
+        done = repo.import_dvc(repository)
+        assert done.aliased > 0
+        assert done.records == 0
+        assert facts(repo) == before
+
+
 def test_a_damaged_or_linked_file_in_the_cache_is_never_taken_for_what_its_name_says(repository: Path) -> None:
     md5 = hashlib.md5((repository / "model.bin").read_bytes(), usedforsecurity=False).hexdigest()
     place = repository / ".dvc/cache/files/md5" / md5[:2] / md5[2:]

@@ -244,7 +244,7 @@ def put(remote: Path, name: str, data: bytes) -> None:
     place.write_bytes(data)
 
 
-def test_a_bucket_that_holds_what_real_dvc_pushed_is_read_only_for_bytes(
+def test_a_bucket_holds_what_real_dvc_would_push_and_is_read_only_for_bytes(
     project: Path, pushed: Path, tmp_path: Path, s3: str
 ) -> None:
     import obstore
@@ -254,11 +254,17 @@ def test_a_bucket_that_holds_what_real_dvc_pushed_is_read_only_for_bytes(
     store = S3Store(buckets.NAME, **settings)  # type: ignore[arg-type]
     for path, data in content(pushed).items():
         obstore.put(store, "dvc/" + os.fsdecode(path), data)
+    environment = {"AWS_ACCESS_KEY_ID": buckets.KEY, "AWS_SECRET_ACCESS_KEY": buckets.SECRET}
+    where = ("--to", str(tmp_path), "--remote", f"s3://{buckets.NAME}/ours")
+    cmf(project, "export", "dvc", *DATA, *where, env={**environment, "AWS_ENDPOINT_URL": s3})
+    ours = [found for page in obstore.list(store, "ours") for found in page]
+    assert {each["path"].removeprefix("ours/"): each["size"] for each in ours} == {
+        os.fsdecode(path): len(data) for path, data in content(pushed).items()
+    }
     shutil.rmtree(pushed)
     dvc.dvc(project, "remote", "modify", "--local", "shared", "url", f"s3://{buckets.NAME}/dvc")
     dvc.dvc(project, "remote", "modify", "--local", "shared", "endpointurl", s3)
     before = away(project)
-    environment = {"AWS_ACCESS_KEY_ID": buckets.KEY, "AWS_SECRET_ACCESS_KEY": buckets.SECRET}
     assert "4 known by DVC's hash alone" in cmf(project, "import", "dvc").out
     refused = cmf(project, "import", "dvc", "--data", env={**environment, "AWS_SECRET_ACCESS_KEY": "wrong"})
     assert "4 known by DVC's hash alone" in refused.out
