@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -198,8 +199,8 @@ def _fetch_files(
             progress("objects", 1)
         objects.flush()
     for digest in large:
-        with contextlib.suppress(NotFoundError), remote.open(digest) as source:
-            size = objects.put(digest, source)
+        with contextlib.suppress(NotFoundError):
+            size = objects.bring(digest, partial(remote.open, digest))
             lacking.pop(digest, None)
             moved.objects += 1
             moved.object_bytes += size

@@ -122,3 +122,20 @@ def test_a_pull_that_is_cut_at_any_byte_and_run_again_is_as_if_it_ran_once(
         assert lab.pull("source").segments == 0
         assert lab.store.dump() == whole.store.dump() == source.store.dump()
     assert cuts > CUTS // 2
+
+
+def test_a_large_object_whose_pull_was_cut_goes_on_where_it_was(hub: HubProcess, proxy: Proxy, tmp_path: Path) -> None:
+    source = Lab(tmp_path / "source", hub, proxy)
+    data = bytes(range(256)) * 32_768
+    digest = digests.file_digest(data)
+    source.client().objects("large/one").put(digest, data)
+    other = Lab(tmp_path / "other", hub, proxy)
+    moved = moving.Moved(refused=[], scopes=[], warnings=[])
+    proxy.cut(6 << 20)
+    with pytest.raises(UnreachableError):
+        moving.fetch(other.client().objects(""), other.objects, [digest], moved, moving.nothing)
+    proxy.arm(0, None)
+    moving.fetch(other.client().objects(""), other.objects, [digest], moved, moving.nothing)
+    assert moved.objects == 1
+    assert proxy.bytes < 4 << 20
+    other.objects.check(digest)

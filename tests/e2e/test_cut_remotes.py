@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from cmf import moving
 from cmf.errors import UnreachableError
 from cmf.model.digest import file_digest
-from cmf.objects import cloud, read
+from cmf.objects import bucket, cloud, read
 from cmf.objects.cloud import CloudBucket
 from cmf.objects.local import LocalObjects
 from cmf.objects.remote import RemoteObjects
@@ -23,6 +25,19 @@ pytestmark = pytest.mark.xdist_group("s3")
 CUTS = 5
 DATA = [os.urandom(size) for size in (10, 3_000, 300_000, 2 << 20)]
 DIGESTS = [file_digest(data) for data in DATA]
+LARGE = os.urandom(8 << 20)
+LARGE_DIGEST = file_digest(LARGE)
+FETCH = """
+import sys
+from pathlib import Path
+from cmf.objects import bucket
+from cmf.objects.local import LocalObjects
+from cmf.objects.remote import RemoteObjects
+from cmf.objects.ssh import SshBucket
+bucket.WINDOW_BYTES = 256 << 10
+remote = RemoteObjects(SshBucket(sys.argv[1]))
+LocalObjects(Path(sys.argv[2])).bring(sys.argv[3], lambda offset: remote.open(sys.argv[3], offset))
+"""
 Opening = Callable[[str], RemoteObjects]
 
 
@@ -154,3 +169,48 @@ def test_a_fetch_that_is_cut_at_any_byte_leaves_nothing_wrong_and_is_ended_by_a_
         assert fetched(opening, "all", edge) == 0
         assert_whole(edge)
     assert cuts > CUTS // 2 if for_good else cuts == 0
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in small windows, so that little is on its way when the line is cut."""
+    monkeypatch.setattr(bucket, "WINDOW_BYTES", 256 << 10)
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_large_object_whose_fetch_was_cut_goes_on_where_it_was(
+    opening: Opening, proxy: Proxy, tmp_path: Path
+) -> None:
+    with opened(opening, "all") as remote:
+        remote.put(LARGE_DIGEST, LARGE)
+    edge = LocalObjects(tmp_path / "edge")
+    proxy.die(6 << 20)
+    with opened(opening, "all") as remote, pytest.raises(UnreachableError):
+        edge.bring(LARGE_DIGEST, lambda offset: remote.open(LARGE_DIGEST, offset))
+    assert edge.absent([LARGE_DIGEST])
+    proxy.arm(0, None)
+    proxy.mend()
+    with opened(opening, "all") as remote:
+        edge.bring(LARGE_DIGEST, lambda offset: remote.open(LARGE_DIGEST, offset))
+    assert proxy.bytes < 5 << 20
+    edge.check(LARGE_DIGEST)
+
+
+def test_a_large_object_whose_fetch_was_killed_goes_on_where_it_was(
+    sshd: Sshd, proxy: Proxy, home: Path, tmp_path: Path
+) -> None:
+    sshd.introduce(home)
+    proxy.target = sshd.port
+    url, folder = sshd.url(tmp_path / "all", proxy.port), tmp_path / "edge"
+    remote = RemoteObjects(SshBucket(sshd.url(tmp_path / "all")))
+    remote.put(LARGE_DIGEST, LARGE)
+    remote.close()
+    command = [sys.executable, "-c", FETCH, url, str(folder), LARGE_DIGEST]
+    with subprocess.Popen(command) as process:
+        proxy.arm(6 << 20, process.kill)
+        assert process.wait() < 0
+    assert LocalObjects(folder).absent([LARGE_DIGEST])
+    proxy.arm(0, None)
+    subprocess.run(command, check=True)
+    assert proxy.bytes < 5 << 20
+    LocalObjects(folder).check(LARGE_DIGEST)

@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,13 +27,14 @@ from cmf.objects import CHUNK_BYTES, Digests, check_name, damaged, mismatched
 from cmf.objects.draft import Draft, sync_all
 from cmf.objects.pack import OBJECT_BYTES_MAX
 from cmf.objects.packs import Packs
+from cmf.objects.part import Part
 from cmf.objects.source import Source, Taken, changing, disk_error, read_error
 
 SMALL_BYTES = OBJECT_BYTES_MAX
 """An object up to this size goes into a pack."""
 
 TEMPORARY, PACKS = "tmp", "packs"
-_DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}")
+_DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}|[0-9a-f]{64}\.part")
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _REST = re.compile(r"[0-9a-f]{62}")
 
@@ -147,6 +148,39 @@ class LocalObjects:
             if actual != digest:
                 raise mismatched(digest, actual)
             self._settle(draft, path, durable=durable)
+        return size
+
+    def bring(self, digest: str, opened: Callable[[int], BinaryIO]) -> int:
+        """Take in an object of which ``opened`` reads from an offset on, and go on from what came the last time.
+
+        If the reader fails, what came stays. Only the whole is believed: where it has another hash, what came the last
+        time is thrown away and all is read anew; then it is a `CorruptError`, and nothing is kept.
+        """
+        path = self._path(digest)
+        part = self._part(digest)
+        if part is None:
+            with opened(0) as source:
+                return self.put(digest, source)
+        with part:
+            while True:
+                hashed, start = part.hashed()
+                size = start
+                with opened(start) as source:
+                    while chunk := source.read(CHUNK_BYTES):
+                        hashed.update(chunk)
+                        part.write(chunk)
+                        size += len(chunk)
+                actual = digests.FILE + hashed.hexdigest()
+                if actual == digest:
+                    break
+                part.clear()
+                if not start:
+                    raise mismatched(digest, actual)
+            if size <= SMALL_BYTES:
+                self._put_bytes(digest, part.read(size), durable=True)
+                part.clear()
+            else:
+                self._settle(part, path, durable=True)
         return size
 
     def adopt(self, path: str | os.PathLike[str], *, durable: bool = True, link: bool = False) -> Taken:
@@ -407,6 +441,18 @@ class LocalObjects:
                 return Draft(path)
         except OSError as error:
             raise disk_error(error, f"{self._root} cannot be written") from error
+
+    def _part(self, digest: str) -> Part | None:
+        """Return what came of an object; None if another process brings it at this moment, or none may."""
+        folder = f"{self._root}/{TEMPORARY}"
+        path = f"{folder}/{digest.removeprefix(digests.FILE)}.part"
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                return Part(path)
+            self._note([], self._make(folder), durable=True)
+            return Part(path)
+        except OSError:
+            return None
 
     def _settle(self, draft: Draft, path: str, *, durable: bool) -> None:
         """Give a whole draft its name. A durable one is synced before: nothing torn is ever seen under the name."""

@@ -1,0 +1,67 @@
+"""An object that comes from elsewhere: what came before the line was cut stays, and the next time goes on behind it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from cmf.objects import CHUNK_BYTES
+from cmf.objects.draft import Draft
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Part(Draft):
+    """A draft under a name that its object decides, which outlives a source that fails. One process at a time has it.
+
+    What is in it is not believed: it counts only as a part of bytes that have the object's hash as a whole.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Take it, or make it; `BlockingIOError` if another has it, `OSError` too where there are no locks."""
+        self._file = os.open(path, _WRITE, 0o600)
+        self._path = path
+        self._open = self._exists = True
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._file), os.stat(path)):
+                raise BlockingIOError  # who had it has just made it the object
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def hashed(self) -> tuple[_Hash, int]:
+        """Return the hash of what is there, and its size; what is written comes behind it."""
+        found, size = hashlib.sha256(), 0
+        os.lseek(self._file, 0, os.SEEK_SET)
+        while chunk := os.read(self._file, CHUNK_BYTES):
+            found.update(chunk)
+            size += len(chunk)
+        return found, size
+
+    def read(self, size: int) -> bytes:
+        """Return the first bytes."""
+        return os.pread(self._file, size, 0)
+
+    def clear(self) -> None:
+        """Throw away what is there."""
+        os.ftruncate(self._file, 0)
+
+    def close(self, *, sync: bool) -> None:
+        """Make it read-only, and durable if asked. The lock stays until it has its name: nobody may write to it now."""
+        os.fchmod(self._file, 0o444)
+        if sync:
+            os.fsync(self._file)
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if self._exists and not os.fstat(self._file).st_size:
+                os.unlink(self._path)
+        finally:
+            os.close(self._file)
