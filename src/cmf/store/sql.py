@@ -52,10 +52,11 @@ class Read(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """How much of a store was read: its greatest segment, and its greatest pending record."""
+    """How much of a store was read: its greatest segment, and its greatest pending record with its id."""
 
     segment: int = 0
     pending: int = 0
+    id: bytes = b""
 
 
 NOTHING_READ = Reach()
@@ -392,7 +393,8 @@ class SqlStore:
         """Return how much there is to read."""
         with self._sql.read() as connection:
             segment = connection.execute("SELECT coalesce(max(g), 0) FROM segment").fetchone()[0]
-            return Reach(segment, connection.execute("SELECT coalesce(max(p), 0) FROM pending").fetchone()[0])
+            last = connection.execute("SELECT p, id FROM pending ORDER BY p DESC LIMIT 1").fetchone()
+            return Reach(segment, *(last or ()))
 
     def records(self, beyond: Reach = NOTHING_READ) -> Iterator[tuple[str, bytes]]:
         """Yield (scope, bytes) of every record held that lies beyond what was read, and of some more.
@@ -405,7 +407,8 @@ class SqlStore:
                 (beyond.segment,),
             ).fetchall()
             # Sealing empties the table, and its numbers begin again.
-            after = 0 if rows else beyond.pending
+            row = connection.execute("SELECT id FROM pending WHERE p = ?", (beyond.pending,)).fetchone()
+            after = beyond.pending if row and row[0] == beyond.id else 0
             waiting = connection.execute("SELECT scope, data FROM pending WHERE p > ? ORDER BY p", (after,)).fetchall()
         for g, scope in rows:
             with self._sql.read() as connection:

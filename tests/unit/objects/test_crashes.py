@@ -7,6 +7,7 @@ a folder. Bytes that were not synced may each be there, be missing, or end in th
 
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,10 @@ def history(folder: Path, disk: Disk) -> dict[str, bytes]:
         acknowledged.pop(file_digest(data))
     disk.mark(acknowledged)
     two.remove([file_digest(small[5]), file_digest(small[0]), file_digest(LARGE)])
+    for data in (small[6], LARGE[1:]):
+        acknowledged.pop(file_digest(data))
+    disk.mark(acknowledged)
+    assert len(two.free([file_digest(small[6]), file_digest(LARGE[1:])], before=time.time() + 60)) == 2
     put(two, small[5])
     flush(two, small[5])
     two.close()

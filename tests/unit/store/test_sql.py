@@ -297,3 +297,27 @@ def test_a_record_that_is_committed_twice_is_sealed_once(book: Book) -> None:
     parts = [segments.from_wire(wire) for wire in book.store.segments(View(), {})]
     sealed = [id_ for part in parts if part.n for id_, _ in segments.records_of(part)]
     assert sealed == [record[0], later[0]]
+
+
+def test_what_is_new_since_a_reading_is_read_whatever_was_sealed_meanwhile() -> None:
+    book = Book()
+    nodes = [book.run("p/a", n) for n in range(3)]
+    reach = book.store.reach()
+    assert len(list(book.store.records())) == 3
+    assert list(book.store.records(reach)) == []
+    book.seal()
+    assert len(list(book.store.records(reach))) == 3, "they are in a segment that is new"
+    reach = book.store.reach()
+    # An artifact that the stream carries already is dropped, so that sealing it makes no segment.
+    book.used(nodes[0], "data")
+    book.seal()
+    (artifact,) = [data for _, data in book.store.records() if b'"kind":"artifact"' in data]
+    reach = book.store.reach()
+    book.store.add([("p/a", digests.sha256(artifact), artifact)])
+    book.store.fold_pending()
+    before = book.store.reach()
+    book.seal()
+    assert book.store.reach() == reach
+    book.run("p/a", 9)
+    assert book.store.reach().pending == before.pending, "the numbers have begun again"
+    assert len(list(book.store.records(before))) == 1
