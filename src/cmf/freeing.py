@@ -46,7 +46,7 @@ class Freed(msgspec.Struct, kw_only=True):
     """What was freed, or would be (``done`` is False), by why it may go; and what was kept for now, by why.
 
     ``unreferenced``: no record and no pointer file names it. ``elsewhere``: enough remotes hold it. ``thinned`` are
-    cached forms of step metrics, ``leftovers`` files of processes that died. ``young``: unreferenced, but too young;
+    cached forms of step metrics, ``leftovers`` files of processes that died. ``young``: too young to be looked at;
     ``alone``: too few remotes hold it. ``silent`` are remotes that could not be asked, with why.
     """
 
@@ -137,8 +137,11 @@ class _Freeing:
                     nameless.append(found)
                 else:
                     self._freed.young.add(found.size)
-            elif found.digest in artifacts and found.used < self._before:
-                copied.append(found)
+            elif found.digest in artifacts:
+                if found.used < self._before:
+                    copied.append(found)
+                else:
+                    self._freed.young.add(found.size)
         for batch in _batches(nameless):
             self._free_nameless(batch)
         for batch in _batches(copied):

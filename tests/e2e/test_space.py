@@ -64,7 +64,7 @@ def test_what_a_hub_and_a_disk_hold_is_freed_here_and_comes_back(
         cmf(lab, "push", "--data")
         said = cmf(lab, *free, "--force").out
         assert "Freed 0 B" in said, said
-        assert "6 objects with too few copies" in said, said
+        assert "6 objects that too few remotes hold" in said, said
         cmf(lab, "push", "disk")
         assert "Would free 4.9 MiB" in cmf(lab, *free).out
         assert "6 objects held elsewhere" in cmf(lab, *free, "--force").out
@@ -76,7 +76,7 @@ def test_what_a_hub_and_a_disk_hold_is_freed_here_and_comes_back(
     cmf(lab, "get", "images", "pictures", "--remote", "disk")
     assert (lab / "pictures" / "3.txt").read_text() == "image 3 " * 50
     said = cmf(lab, *free).out
-    assert "too few copies" in said, said
+    assert "too few remotes" in said, said
 
 
 def test_what_was_added_without_records_and_is_not_in_git_stays(tmp_path: Path) -> None:
@@ -152,6 +152,6 @@ def test_status_and_du_tell_what_has_fewer_copies_than_wanted(tmp_path: Path) ->
     cmf(lab, "push", "disk")
     assert "copies" not in cmf(lab, "status").out
     assert "copies" not in cmf(lab, "du").out
-    assert "with too few copies" in cmf(lab, "gc", "--elsewhere", "--older-than", "0").out
+    assert "6 objects that too few remotes hold" in cmf(lab, "gc", "--elsewhere", "--older-than", "0").out
     (lab / ".cmf" / "config.yaml").write_text("v: 1\ncopies: 0\n")
     assert "at least 1" in cmf(lab, "status", code=None).err

@@ -250,6 +250,7 @@ def test_caches_and_leftovers_go_too(site: Site) -> None:
 def test_what_enough_remotes_hold_goes_and_comes_back(site: Site, disk: DataRemote) -> None:
     digest, alone = site.record(site.put(LARGE)), site.record(site.put(b"only here"))
     site.send(disk.objects(), digest)
+    assert site.free(disk, copies=1, older_than=DAY).young.count == 2
     freed = site.free(disk, copies=1, force=False)
     assert (freed.elsewhere, freed.alone) == (freeing.Count(1, len(LARGE)), freeing.Count(1, 9))
     assert held(site) == {digest, alone}

@@ -91,7 +91,7 @@ def _freed(found: Freed) -> None:
     )
     click.echo(f"{'Freed' if found.done else 'Would free'} {render.size(found.bytes)}.")
     _counts(rows)
-    kept = ((found.young, "object", "nothing refers to, but young"), (found.alone, "object", "with too few copies"))
+    kept = ((found.young, "object", "too young (--older-than)"), (found.alone, "object", "that too few remotes hold"))
     if any(each.count for each, _, _ in kept):
         click.echo("Kept for now:")
         _counts(kept)
