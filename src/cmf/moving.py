@@ -18,7 +18,7 @@ from cmf.graph import views
 from cmf.model import digest as digests
 from cmf.model import encoding, wire
 from cmf.model.exchange import EVERYTHING, Admission, View
-from cmf.objects import RemoteStore, manifest, read
+from cmf.objects import RemoteStore, SizedStore, manifest, read
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 
@@ -103,7 +103,7 @@ def needed(view: views.Execution) -> list[str]:
 
 def send(
     remote: RemoteStore,
-    objects: LocalObjects,
+    objects: SizedStore,
     asked: Sequence[str],
     moved: Moved,
     progress: Progress,
@@ -136,7 +136,7 @@ def send(
 
 def _small(
     remote: RemoteStore,
-    objects: LocalObjects,
+    objects: SizedStore,
     wanted: Iterable[str],
     moved: Moved,
     progress: Progress,

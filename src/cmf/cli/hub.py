@@ -42,6 +42,14 @@ for _command in (*access.COMMANDS, peer):
 @hub.command()
 @FOLDER
 @DATABASE
+@click.option(
+    "--objects",
+    default="",
+    envvar="CMF_HUB_OBJECTS",
+    metavar="URL",
+    help="Keep objects in a bucket of the hub's own (s3://BUCKET/PREFIX) and not in the folder. Credentials come from "
+    "the environment.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8899, show_default=True, help="0 takes a free one.")
 @click.option("--tls-cert", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A certificate (PEM).")
@@ -60,6 +68,7 @@ def serve(
     *,
     folder: Path,
     database: str,
+    objects: str,
     host: str,
     port: int,
     tls_cert: Path | None,
@@ -79,12 +88,15 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("TLS takes both --tls-cert and --tls-key.")
     serving = _serving()
+    environment = config.environment()
     serving.serve(
         folder,
         database=database,
+        objects=objects,
+        endpoint=environment.endpoint,
         host=host,
         port=port,
-        state_home=config.environment().state_home,
+        state_home=environment.state_home,
         tls_cert=tls_cert,
         tls_key=tls_key,
         behind_proxy=behind_proxy,

@@ -245,16 +245,13 @@ def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, i
 @get("/v1/objects/{digest:str}", media_type=BULK)
 async def get_object(request: AnyRequest, digest: str, granted: Granted = "") -> Stream:
     """Return an object's bytes, from the offset on that a Range header names."""
-    file, size = await asyncio.to_thread(lambda: hub_of(request).open(caller_of(request), digest, granted))
-    try:
-        start = _range(request.headers.get("range", ""), size)
-    except CmfError:
-        file.close()
-        raise
+    hub = hub_of(request)
+    size = await asyncio.to_thread(lambda: hub.size(caller_of(request), digest, granted))
+    start = _range(request.headers.get("range", ""), size)
     headers = {"content-length": str(size - start), "accept-ranges": "bytes"}
     if start:
         headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
-    file.seek(start)
+    file = await asyncio.to_thread(hub.objects.open, digest, start)
     return Stream(_chunks(file), media_type=BULK, headers=headers, status_code=206 if start else 200)
 
 

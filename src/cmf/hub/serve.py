@@ -29,6 +29,8 @@ def serve(
     folder: Path,
     *,
     database: str = "",
+    objects: str = "",
+    endpoint: str = "",
     host: str = "127.0.0.1",
     port: int = 8899,
     state_home: Path,
@@ -42,8 +44,9 @@ def serve(
 ) -> None:
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
 
-    Its store is a file there, or in the ``database`` of a URL. ``workers``: how many processes serve it, which takes a
-    database that several can write at once: `UsageError`.
+    Its store is a file there, or in the ``database`` of a URL. Its objects are there, or in the bucket of a URL,
+    ``objects``, whose server is asked at an ``endpoint`` if it isn't the cloud's own. ``workers``: how many processes
+    serve it, which takes a database that several can write at once: `UsageError`.
 
     Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
     is taken for port 0. The hub's own user gets a token in ``state_home``, which their commands find by themselves.
@@ -61,13 +64,15 @@ def serve(
         )
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    hub = Hub(folder, database)
+    hub = Hub(folder, database, objects, _options(endpoint))
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls_cert else 'http'}://{shown}:{port}"
     note = state_home / "hubs" / f"{port}.json"
     settings = keeping.Settings(
         folder=str(folder),
         database=database,
+        objects=objects,
+        endpoint=endpoint,
         socket=listener.fileno(),
         loopback=loopback,
         log=log,
@@ -89,7 +94,7 @@ def serve(
 
 def work(settings: keeping.Settings, listener: socket.socket, *, started: Callable[[], None]) -> None:
     """Serve a hub as one of several processes, until this one is told to stop."""
-    hub = Hub(Path(settings.folder), settings.database)
+    hub = Hub(Path(settings.folder), settings.database, settings.objects, _options(settings.endpoint))
     try:
         _run(hub, listener, settings, started=started)
     finally:
@@ -129,6 +134,10 @@ def rebuild(folder: Path, *, database: str = "") -> int:
         return SqlStore(dialect).rebuild()
     finally:
         dialect.close()
+
+
+def _options(endpoint: str) -> dict[str, str]:
+    return {"endpoint": endpoint} if endpoint else {}
 
 
 def _must_hold(folder: Path) -> None:

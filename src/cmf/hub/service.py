@@ -21,6 +21,7 @@ from cmf.hub.access import Access
 from cmf.hub.auth import Auth, Caller
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
+from cmf.hub.objects import Put, open_objects
 from cmf.hub.peers import Peers
 from cmf.hub.readable import ReadableIndex
 from cmf.model import digest as digests
@@ -30,7 +31,6 @@ from cmf.model import segment as segments
 from cmf.model.exchange import Head, View
 from cmf.model.records import covers, is_scope
 from cmf.objects import check_name, manifest, mismatched, read
-from cmf.objects.local import LocalObjects
 from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
@@ -65,9 +65,14 @@ def open_database(folder: Path, url: str = "") -> Dialect:
 
 
 class Hub:
-    """A store, its objects, and who may use them: all in one folder, or the store in a database by its URL."""
+    """A store, its objects, and who may use them: all in one folder, or the store in a database, objects in a bucket.
 
-    def __init__(self, folder: Path, database: str = "") -> None:
+    ``database``, ``objects``: their URLs. ``options``: settings of the cloud's client that are not its own to find.
+    """
+
+    def __init__(
+        self, folder: Path, database: str = "", objects: str = "", options: Mapping[str, str] | None = None
+    ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self.key = signing.Key(signing.kept_secret(folder / "keys" / "hub"))
@@ -78,8 +83,12 @@ class Hub:
         self.auth = Auth(self._dialect)
         self.access = Access(self._dialect, self.now)
         self.peers = Peers(self._dialect, self.now)
-        self.objects = LocalObjects(folder / "objects")
         self._held: dict[View, tuple[int, prefixes.Digests]] = {}
+        try:
+            self.objects = open_objects(folder, objects, options or {})
+        except CmfError:
+            self.store.close()
+            raise
 
     def close(self) -> None:
         """Close the database and the objects."""
@@ -351,16 +360,16 @@ class Hub:
             raise UsageError(f"{len(found)} objects at once are over the limit of {wire.BULK_MAX}.", kind="limit")
         taken: dict[str, bool] = {}
         refused: list[wire.NotTaken] = []
-        for small in found:
-            try:
-                self._put_small(scope, small, taken)
-            except (CorruptError, UsageError, UnsupportedError) as error:
-                refused.append(_not_taken(small.digest, error))
-        self.objects.flush()
+        with self.objects.together() as put:
+            for small in found:
+                try:
+                    self._put_small(scope, small, taken, put)
+                except (CorruptError, UsageError, UnsupportedError) as error:
+                    refused.append(_not_taken(small.digest, error))
         self._grant(scope, taken)
         return wire.Taken(count=len(found) - len(refused), refused=refused)
 
-    def _put_small(self, scope: str, small: wire.Small, taken: dict[str, bool]) -> None:
+    def _put_small(self, scope: str, small: wire.Small, taken: dict[str, bool], put: Put) -> None:
         """Take in one of some objects; it is durable and granted only with all of them."""
         if small.large or len(small.data) > wire.SMALL_BYTES:
             raise UsageError(
@@ -373,7 +382,7 @@ class Hub:
             if actual != small.digest:
                 raise mismatched(small.digest, actual)
             self._check_members(scope, small.digest, small.data, taken)
-        self.objects.put(small.digest, small.data, durable=False)
+        put(small.digest, small.data)
         taken[small.digest] = small.folder or taken.get(small.digest, False)
 
     def _check_members(self, scope: str, digest: str, data: bytes, taken: Container[str] = ()) -> None:
@@ -403,15 +412,8 @@ class Hub:
         return _page(self._readable(caller, asked), wire.OBJECT)
 
     def _readable(self, caller: Caller, asked: wire.Digests) -> Iterator[bytes]:
-        for digest in asked.digests:
-            if not self.auth.may_read(caller, digest, asked.scope):
-                continue
-            try:
-                large = self.objects.size(digest) > wire.SMALL_BYTES
-                data = b"" if large else read(self.objects, digest, wire.SMALL_BYTES)
-            except NotFoundError:
-                continue
-            yield wire.from_small(wire.Small(digest, data, large=large))
+        readable = (digest for digest in asked.digests if self.auth.may_read(caller, digest, asked.scope))
+        return map(wire.from_small, self.objects.smalls(readable, wire.SMALL_BYTES))
 
     def sent(self, caller: Caller, scope: str, after: str) -> list[tuple[str, int]]:
         """Return (digest, size) of the next objects sent under a readable scope."""
@@ -425,15 +427,15 @@ class Hub:
             raise DeniedError(f"{caller.name} is not admin of {scope[:200]}.", kind="scope")
         return self.auth.revoke(scope, digests.check_digest(digest))
 
-    def open(self, caller: Caller, digest: str, scope: str = "") -> tuple[BinaryIO, int]:
-        """Return a reader of an object that the caller may read, and its size; anything else is not there.
+    def size(self, caller: Caller, digest: str, scope: str = "") -> int:
+        """Return the size of an object that the caller may read; anything else is not there.
 
         ``scope``: only if it was sent under that.
         """
         digests.check_digest(digest)
         if not self.auth.may_read(caller, digest, scope):
             raise NotFoundError(f"Object {digest} is not here.", kind="object")
-        return self.objects.open(digest), self.objects.size(digest)
+        return self.objects.size(digest)
 
     def _writes(self, caller: Caller, scope: str) -> None:
         if not caller.may_send(scope):

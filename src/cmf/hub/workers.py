@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: str
     database: str
+    objects: str
+    endpoint: str
     socket: int
     loopback: bool
     log: bool

@@ -73,6 +73,14 @@ def check_name(digest: str) -> str:
     raise UsageError(f"{digest} names a folder, not an object.", hint="Its manifest is the object.")
 
 
+class SizedStore(ObjectStore, Protocol):
+    """An `ObjectStore` that tells sizes."""
+
+    def size(self, digest: str) -> int:
+        """Return an object's size in bytes; `NotFoundError` if it isn't held."""
+        ...
+
+
 class RemoteStore(ObjectStore, Protocol):
     """An `ObjectStore` elsewhere, to which many small objects travel together."""
 

@@ -79,6 +79,17 @@ class RemoteObjects:
         found = {loose[name] for name in self._bucket.sizes(loose)}
         return [digest for digest in asked if digest not in found and _raw(digest) not in self._where]
 
+    def size(self, digest: str) -> int:
+        """Return an object's size in bytes; `NotFoundError` if it isn't held."""
+        name = _path(check_name(digest))
+        if not self._is_listed:
+            self._refresh()
+        packed = self._where.get(_raw(digest))
+        size = packed.place.size if packed is not None else self._bucket.sizes([name]).get(name)
+        if size is None:
+            raise NotFoundError(f"{self.url} does not hold object {digest}.", kind="object")
+        return size
+
     def open(self, digest: str, offset: int = 0) -> BinaryIO:
         """Return a reader of an object's bytes from an offset on; `NotFoundError` if it isn't held."""
         name = _path(check_name(digest))
