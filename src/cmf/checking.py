@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cmf import moving, transfer
+from cmf import moving, transfer, witness
 from cmf.errors import CmfError
 from cmf.graph.views import Use
 from cmf.objects import damaged
@@ -24,11 +24,17 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """What `verify` checked, and what it found wrong; of the objects, which are ``damaged``."""
+    """What `verify` checked, and what it found wrong; of the objects, which are ``damaged``.
+
+    ``logged``: how many times a segment was shown to be in a hub's log; ``unproven``: how many times a hub sent or
+    acknowledged one, and has not shown that yet.
+    """
 
     segments: int = 0
     objects: int = 0
     object_bytes: int = 0
+    logged: int = 0
+    unproven: int = 0
     problems: list[transfer.Problem] = []
     damaged: list[str] = []
 
@@ -54,13 +60,19 @@ def references(index: SqlIndex, files: Files, site: str) -> list[Reference]:
 
 
 def verify(store: SqlStore, objects: LocalObjects, left: list[Reference], progress: moving.Progress) -> Verified:
-    """Check every segment (form, chain, signature, records), object (its hash) and reference; say what is wrong."""
+    """Check every segment (form, chain, signature, records), object (its hash) and reference; say what is wrong.
+
+    The segments are held against what is kept of hubs' logs, too: see `cmf.witness.check`.
+    """
     found = Verified(problems=[], damaged=[])
     for problem in transfer.verify(store):
-        found.segments += 1
         progress("segments", 1)
         if problem is not None:
             found.problems.append(problem)
+    found.segments = store.counts()["segment"]
+    logs = witness.check(store)
+    found.logged, found.unproven = logs.shown, logs.open
+    found.problems += logs.problems
     for digest in objects.damaged():
         found.problems.append(transfer.Problem(f"object {digest}", damaged(digest).message))
         found.damaged.append(digest)

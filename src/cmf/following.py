@@ -32,6 +32,14 @@ def follow(store: SqlStore, url: str, views: Sequence[View]) -> None:
         store.set_meta(_place(url), msgspec.json.encode(kept).decode() if kept else "")
 
 
+def add(store: SqlStore, url: str, views: Sequence[View]) -> None:
+    """Follow these views of a hub from now on, too."""
+    known = followed(store, url)
+    for view in views:
+        known = widened(known, view)
+    follow(store, url, known)
+
+
 def widened(views: Sequence[View], more: View) -> tuple[View, ...]:
     """Return views that show what these show, and what one more does: no more of them than needed."""
     if EVERYTHING in (*views, more):

@@ -31,6 +31,7 @@ from cmf import (
     series,
     sync,
     tables,
+    transfer,
     whereabouts,
     witness,
 )
@@ -577,13 +578,12 @@ class Repo:
         if isinstance(there, DataRemote):
             bytes_ = there.objects()
             return moving.pull_data(self.store, self.objects, bytes_, view=view, dry=dry, progress=progress)
-        known = following.followed(self.store, there.url)
-        asked = (view,) if everything or view != EVERYTHING or not known else known
-        moved = sync.pull(self.store, self.objects, there, views=asked, data=data, dry=dry, progress=progress)
+        asked = (view,) if everything or view != EVERYTHING else following.followed(self.store, there.url)
+        moved = sync.pull(
+            self.store, self.objects, there, views=asked or (view,), data=data, dry=dry, progress=progress
+        )
         if not dry:
-            for each in asked:
-                known = following.widened(known, each)
-            following.follow(self.store, there.url, known)
+            following.add(self.store, there.url, asked or (view,))
         return moved
 
     def followed(self, remote: str = "") -> tuple[View, ...]:
@@ -607,10 +607,8 @@ class Repo:
     ) -> moving.Moved:
         """Bring one thing that a hub holds and all it came from, or (``down``) all that came from it."""
         self.collect()
-        there = self.hub(remote)
-        return sync.pull_lineage(
-            self.store, self.objects, there, root, direction, data=data, dry=dry, progress=progress
-        )
+        hub, options = self.hub(remote), {"data": data, "dry": dry}
+        return sync.pull_lineage(self.store, self.objects, hub, root, direction, progress=progress, **options)
 
     # ---- health --------------------------------------------------------------------------------------------------
 
@@ -651,6 +649,11 @@ class Repo:
         """Check every segment, object and reference that is here. See `cmf.checking.verify`."""
         self.collect()
         return checking.verify(self.store, self.objects, self.references(), progress)
+
+    def verify_log(self, remote: str = "") -> list[transfer.Problem]:
+        """Have a hub show that its log is as it was, and holds what it sent or acknowledged; return what is wrong."""
+        there = self.remote(remote)
+        return [] if isinstance(there, DataRemote) else witness.ask(self.store, there)
 
 
 def now() -> collect.Clock:

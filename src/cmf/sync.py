@@ -55,7 +55,7 @@ def push(
         rehearsal = transfer.Rehearsal(peer, store.scope_of)
         _admit(moved, transfer.transfer(transfer.LocalPeer(store), rehearsal, view), progress)
         return moved
-    _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, view), progress)
+    acknowledged = _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, view), progress)
     streams = [sample.stream for sample in store.samples(view)]
     held = peer.wanted or hub.wanted(streams)
     while True:
@@ -72,6 +72,8 @@ def push(
             moving.send(hub.objects(scope), objects, asked, moved, progress)
     else:
         _count_stayed(store, view, moved)
+    if acknowledged:
+        witness.prove(store, hub, acknowledged, moved.warnings)
     return moved
 
 
@@ -102,7 +104,9 @@ def pull(
         if dry:
             _rehearse(store, local, hub, view, moved, progress)
             continue
-        _pull(store, local, hub, view, moved, progress)
+        came = _pull(store, local, hub, view, moved, progress)
+        if came and not moved.warnings:
+            witness.prove(store, hub, came, moved.warnings)
         if data:
             _fetch(store, objects, hub, moving.executions(store, view), moved, progress)
     return moved
@@ -135,9 +139,12 @@ def pull_lineage(
     lacking = store.lacking([wire.raw(text) for text in answer.segments])
     found = hub.peer.get(lacking)
     local = transfer.LocalPeer(store)
-    admitted = transfer.Rehearsal(local, store.scope_of).admit(found) if dry else local.take(found)
-    _admit(moved, admitted, progress)
-    if data and not dry:
+    if dry:
+        _admit(moved, transfer.Rehearsal(local, store.scope_of).admit(found), progress)
+        return moved
+    if came := _admit(moved, local.take(found), progress):
+        witness.prove(store, hub, came, moved.warnings)
+    if data:
         _fetch(store, objects, hub, list(answer.lineage.depth), moved, progress)
     return moved
 
@@ -158,28 +165,32 @@ def _pull(
     view: View,
     moved: Moved,
     progress: Progress,
-) -> None:
+) -> list[bytes]:
     """Bring what the hub took in since the last pull of this view, or compare what both hold.
 
     A cursor is kept only once all before it is committed here, and only if the hub refused to prove nothing: so it may
     be behind, which costs a little, and is never ahead, which would lose data. What a filter of executions finds can
     be old (a metric was added, so now it matches): then a cursor only tells that nothing at all has changed.
+
+    Returns the hashes of what came.
     """
     standing = witness.look(store, hub, view, moved.warnings)
     place = _cursor(hub, view)
     if view.where:
-        if standing.cursor != store.meta(place):
-            _admit(moved, local.take(transfer.lacking(hub.peer, store, view)), progress)
-            if not moved.refused:
-                store.set_meta(place, standing.cursor)
-        return
+        if standing.cursor == store.meta(place):
+            return []
+        came = _admit(moved, local.take(transfer.lacking(hub.peer, store, view)), progress)
+        if not moved.refused:
+            store.set_meta(place, standing.cursor)
+        return came
+    came = []
     if cursor := store.meta(place):
         try:
             own = {sample.stream: sample.points[:1] for sample in store.samples(View(own=True))}
             for page, behind in hub.following(view, cursor, own):
-                _admit(moved, local.admit(page), progress)
+                came += _admit(moved, local.admit(page), progress)
                 if moved.refused:
-                    return
+                    return came
                 cursor = behind
         except ConflictError as error:
             if error.kind != "cursor":
@@ -187,10 +198,11 @@ def _pull(
         else:
             if cursor != store.meta(place):
                 store.set_meta(place, cursor)
-            return
-    _admit(moved, transfer.transfer(hub.peer, local, view), progress)
+            return came
+    came += _admit(moved, transfer.transfer(hub.peer, local, view), progress)
     if not moved.refused:
         store.set_meta(place, standing.cursor)
+    return came
 
 
 def _cursor(hub: HubClient, view: View) -> str:
@@ -269,7 +281,9 @@ def unpack(store: SqlStore, objects: LocalObjects, path: Path, *, progress: Prog
     return moved
 
 
-def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) -> None:
+def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) -> list[bytes]:
+    """Count admissions; return the hashes of the segments that both ends hold now."""
+    held = []
     scopes = set(moved.scopes)
     for admission in admissions:
         if admission.outcome == "refused":
@@ -280,8 +294,11 @@ def _admit(moved: Moved, admissions: Iterable[Admission], progress: Progress) ->
             moved.segments += 1
             moved.records += admission.records
             scopes.add(admission.scope)
+        if admission.outcome != "refused":
+            held.append(bytes.fromhex(admission.hash))
         progress("records", admission.records)
     moved.scopes = sorted(scopes)
+    return held
 
 
 def _count_stayed(store: SqlStore, view: View, moved: Moved) -> None:

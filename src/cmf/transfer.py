@@ -271,10 +271,12 @@ class Problem(msgspec.Struct, frozen=True):
 
 def verify(store: SqlStore) -> Iterator[Problem | None]:
     """Check every segment held: form, chain, signature, records. Yields None for a good one, else what is wrong."""
+    seen = set()
     for scope, writer, wire in store.stored():
         where = f"a segment of {scope}"
         try:
             segment = segments.from_wire(wire)
+            seen.add(segment.hash)
             where = f"segment {segment.n} of {scope} ({segment.hash.hex()[:12]})"
             if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
                 raise CorruptError("its signature is not its writer's.", kind="signature")
@@ -283,6 +285,12 @@ def verify(store: SqlStore) -> Iterator[Problem | None]:
             yield Problem(where, error.message)
             continue
         yield None
+    for scope, n, hash_, follows in store.chained():
+        where = f"segment {n} of {scope} ({hash_.hex()[:12]})"
+        if hash_ not in seen:
+            yield Problem(where, "other bytes stand in its place.")
+        if not follows:
+            yield Problem(where, "the segment before it in its stream is not here any more.")
 
 
 def refusals(admissions: Sequence[Admission]) -> list[Admission]:

@@ -1,18 +1,25 @@
 """What this store remembers of a hub, so that it finds out if the hub's log is ever rewritten.
 
 The hub's key is believed at first sight, and must stay. Of the log the newest signed checkpoint is kept; each later one
-comes with a proof that it begins with it.
+comes with a proof that it begins with it. Of the segments that the hub sent or acknowledged it is kept where they are
+in the log, and a pruned tree that joins them to a signed root: so it shows without the hub that all are still here.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cmf import signing
-from cmf.errors import ConflictError, CorruptError
+from cmf.errors import ConflictError, CorruptError, NotFoundError, UnreachableError
 from cmf.model import log, wire
 from cmf.model.exchange import View
+from cmf.model.log import Checkpoint, Subtree
 from cmf.store.sql import SqlStore
+from cmf.transfer import Problem
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient
@@ -24,12 +31,24 @@ def look(store: SqlStore, hub: HubClient, view: View, warnings: list[str]) -> wi
     Raises `ConflictError` of kind ``hub-key`` if the address answers with another key than it had before. A log that
     lost entries or was rewritten is only a warning: every segment is checked by itself, and a union loses nothing.
     """
-    known = store.meta(_place(hub, "key")) or _first_sight(store, hub)
-    note = store.meta(_place(hub, "checkpoint"))
-    before = log.read(note, known, signing.verify) if note else None
+    known = _key(store, hub)
+    before = _last(store, hub.url, "checkpoint")
     standing = hub.standing(view, before.size if before else 0)
+    _accepted(store, hub, known, before, standing, warnings)
+    return standing
+
+
+def _accepted(
+    store: SqlStore,
+    hub: HubClient,
+    known: str,
+    before: Checkpoint | None,
+    said: wire.Standing | wire.Proofs,
+    warnings: list[str],
+) -> Checkpoint | None:
+    """Hold a hub's checkpoint against the last, and keep it; None, and a warning, if its log does not begin so."""
     try:
-        now = log.read(standing.checkpoint, known, signing.verify)
+        now = log.read(said.checkpoint, known, signing.verify)
     except CorruptError as error:
         raise ConflictError(
             f"The hub at {hub.url} has another key than before.",
@@ -41,28 +60,157 @@ def look(store: SqlStore, hub: HubClient, view: View, warnings: list[str]) -> wi
             f"The hub at {hub.url} lost {before.size - now.size} entries of its log, as one restored from a backup "
             "does. 'cmf push' sends again what is yours; 'cmf remote trust NAME' accepts the log as it is."
         )
-    elif before is not None and not log.is_consistent(before, now, [wire.raw(text) for text in standing.proof]):
+        return None
+    if before is not None and not log.is_consistent(before, now, [wire.raw(text) for text in said.proof]):
         warnings.append(
             f"The log of the hub at {hub.url} was rewritten: it does not begin as it did. If it was restored from a "
             "backup, 'cmf remote trust NAME' accepts it as it is; if not, ask who runs it."
         )
-    elif standing.checkpoint != note:
-        store.set_meta(_place(hub, "checkpoint"), standing.checkpoint)
-    return standing
+        return None
+    if before != now:
+        store.set_meta(_place(hub.url, "checkpoint"), said.checkpoint)
+    return now
+
+
+def prove(store: SqlStore, hub: HubClient, hashes: Sequence[bytes], warnings: list[str]) -> None:
+    """Have the hub show that its log holds segments that it sent or acknowledged, and keep what shows it.
+
+    What it cannot show now, since it is away or older than this, is asked for the next time. A log that is not as it
+    was is added to ``warnings``.
+    """
+    store.proofs.note(hub.url, hashes)
+    after = b""
+    with contextlib.suppress(UnreachableError, NotFoundError):
+        while asked := store.proofs.open(hub.url, after, wire.PROOFS_MAX):
+            if _prove(store, hub, asked, warnings) is None:
+                return
+            after = asked[-1]
+
+
+def _prove(store: SqlStore, hub: HubClient, asked: Sequence[bytes], warnings: list[str]) -> set[bytes] | None:
+    """Ask where some segments are in the hub's log, and keep that if it is shown; return which; None if it is not."""
+    known = _key(store, hub)
+    before, tree = _last(store, hub.url, "checkpoint"), _last(store, hub.url, "tree")
+    since = tree.size if tree else 0
+    answer = hub.proofs(asked, before.size if before else 0, since)
+    now = _accepted(store, hub, known, before, answer, warnings)
+    if now is None:
+        return None
+    entries = {wire.raw(text): position for text, position in answer.entries.items()}
+    kept = {Subtree(0, position): log.leaf(hash_) for hash_, position in entries.items()}
+    try:
+        if not entries.keys() <= set(asked) or len(kept) < len(entries):
+            raise CorruptError("it names entries that nobody asked for, or one of them twice", kind="log")
+        if now.size < since:
+            raise CorruptError(f"it has fewer than the {since} entries that it had", kind="log")
+        kept |= store.proofs.some(hub.url, log.peaks(0, since))
+        given = {Subtree(level, place): wire.raw(hash_) for level, place, hash_ in answer.nodes}
+        wanted = log.beside(kept, now.size)
+        made = log.rooted(kept, {node: given[node] for node in wanted if node in given}, now.size)
+        if log.root_of(made, now.size) != now.root:
+            raise CorruptError("its entries do not make the root that it signed", kind="log")
+    except CorruptError as error:
+        warnings.append(
+            f"The hub at {hub.url} does not show that its log holds what it sent or took in: {error.message}"
+        )
+        return None
+    tops = log.peaks(0, now.size)
+    store.proofs.keep(hub.url, entries, {node: made[node] for node in (*wanted, *tops)})
+    if entries or now != tree:
+        store.set_meta(_place(hub.url, "tree"), answer.checkpoint)
+    return set(entries)
+
+
+class Shown(msgspec.Struct, kw_only=True):
+    """What shows that hubs logged the segments held: how many are shown, how many not yet, and what is wrong."""
+
+    shown: int = 0
+    open: int = 0
+    problems: list[Problem] = []
+
+
+def ask(store: SqlStore, hub: HubClient) -> list[Problem]:
+    """Have the hub show that its log is as it was, and holds all segments that it has of those here.
+
+    What it shows is kept. Returns what is wrong; `UnreachableError` if it does not answer.
+    """
+    warnings: list[str] = []
+    problems: list[Problem] = []
+    noted = set(store.proofs.open(hub.url))
+    left = sorted({*noted, *store.proofs.unknown(hub.url)})
+    for at in range(0, max(1, len(left)), wire.PROOFS_MAX):
+        asked = left[at : at + wire.PROOFS_MAX]
+        found = _prove(store, hub, asked, warnings)
+        if found is None:
+            break
+        problems += [
+            Problem(
+                f"segment {hash_.hex()[:12]}",
+                f"the hub at {hub.url} acknowledged it, and does not show it in its log now, nor can you read it there",
+            )
+            for hash_ in asked
+            if hash_ in noted and hash_ not in found
+        ]
+    return [*problems, *(Problem(f"log of {hub.url}", warning) for warning in warnings)]
+
+
+def check(store: SqlStore) -> Shown:
+    """Hold the segments here against what is kept of hubs' logs, without any hub.
+
+    Every segment that a hub was seen to log must be here, and together with the kept parts of the hub's tree they must
+    make the root of the checkpoint that the hub signed.
+    """
+    found = Shown(problems=[])
+    for hub in store.proofs.hubs():
+        entries = store.proofs.entries(hub)
+        found.shown += len(entries)
+        found.open += len(store.proofs.open(hub))
+        gone = set(store.lacking(entries))
+        found.problems += [
+            Problem(
+                f"segment {hash_.hex()[:12]}",
+                f"it is entry {entries[hash_]} of the log of {hub}, and is not here any more",
+            )
+            for hash_ in sorted(gone, key=lambda hash_: entries[hash_])
+        ]
+        try:
+            tree = _last(store, hub, "tree")
+            if tree is None:
+                continue
+            leaves = {Subtree(0, position): log.leaf(hash_) for hash_, position in entries.items()}
+            made = log.root_of(log.rooted(leaves, store.proofs.nodes(hub), tree.size), tree.size)
+            if made != tree.root:
+                raise CorruptError(
+                    f"its root is {made.hex()[:16]}; of {tree.size} entries the hub signed {tree.root.hex()[:16]}",
+                    kind="log",
+                )
+        except CorruptError as error:
+            found.problems.append(Problem(f"log of {hub}", error.message))
+    return found
 
 
 def trust(store: SqlStore, hub: HubClient) -> None:
     """Forget what was known of a hub: its key and log are believed as they are when they are seen next."""
-    for what in ("key", "checkpoint"):
-        store.set_meta(_place(hub, what), "")
+    for what in ("key", "checkpoint", "tree"):
+        store.set_meta(_place(hub.url, what), "")
+    store.proofs.forget(hub.url)
 
 
-def _first_sight(store: SqlStore, hub: HubClient) -> str:
+def _key(store: SqlStore, hub: HubClient) -> str:
+    """Return the hub's key (hex): the one that it had when it was first seen."""
+    if known := store.meta(_place(hub.url, "key")):
+        return known
     key = hub.hub().hub
     wire.raw(key)
-    store.set_meta(_place(hub, "key"), key)
+    store.set_meta(_place(hub.url, "key"), key)
     return key
 
 
-def _place(hub: HubClient, what: str) -> str:
-    return f"hub {hub.url} {what}"
+def _last(store: SqlStore, hub: str, what: str) -> Checkpoint | None:
+    """Return a checkpoint that was kept, if there is one; `CorruptError` if the hub's key did not sign it."""
+    note = store.meta(_place(hub, what))
+    return log.read(note, store.meta(_place(hub, "key")), signing.verify) if note else None
+
+
+def _place(hub: str, what: str) -> str:
+    return f"hub {hub} {what}"

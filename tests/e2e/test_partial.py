@@ -1,5 +1,6 @@
 """A store that follows a part of a hub, as a person types it."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,29 @@ def test_a_pull_chooses_by_time_by_site_and_by_filter(tmp_path: Path, monkeypatc
         assert names(reader) == ["det-edge"]
         cmf(reader, "pull", "--where", "metrics.f1 = 0.5 and stage = train")
         assert names(reader) == ["det-edge", "det-train"]
+
+
+def test_verify_names_what_a_hub_logged_and_is_not_here_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    lab, edge = tmp_path / "lab", tmp_path / "edge"
+    record(lab, "det/train", "seg/train")
+    edge.mkdir()
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "push")
+        cmf(edge, "init", "--site", "edge")
+        cmf(edge, "remote", "add", "origin", hub.url)
+        cmf(edge, "pull")
+        assert "all good" in cmf(edge, "verify", "--remote", "origin").out
+    for site in (lab, edge):  # the hub is away
+        said = cmf(site, "verify").out
+        assert "all good" in said
+        assert "in the signed log of a hub: 4 segments" in said
+    with sqlite3.connect(edge / ".cmf" / "store.db") as database:
+        ((hash_,),) = database.execute("SELECT hash FROM segment WHERE n = 1 ORDER BY g LIMIT 1").fetchall()
+        database.execute("DELETE FROM segment WHERE hash = ?", (hash_,))
+    done = cmf(edge, "verify", code=5)
+    assert f"segment {hash_.hex()[:12]}: it is entry " in done.out
+    assert f"of the log of {hub.url}, and is not here any more" in done.out

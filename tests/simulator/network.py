@@ -154,6 +154,8 @@ def answer(hub: Hub, caller: Caller, request: Request) -> bytes:
             return wire.encode(hub.standing(caller, wire.decode(body, wire.Since)))
         case "POST", "/v1/matching":
             return wire.encode(hub.matching(caller, wire.decode(body, wire.AskMatching)))
+        case "POST", "/v1/proofs":
+            return wire.encode(hub.proofs(caller, wire.decode(body, wire.AskProofs)))
         case "POST", "/v1/get":
             return hub.get(caller, wire.decode(body, wire.Hashes))
         case "POST", "/v1/lineage":

@@ -14,6 +14,7 @@ from cmf.cli.progress import counting
 from cmf.errors import CorruptError
 
 if TYPE_CHECKING:
+    from cmf.checking import Verified
     from cmf.moving import Progress
     from cmf.repo import Repo
 
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     default="",
     metavar="NAME",
     shell_complete=completion.remotes,
-    help="Read what this remote holds, instead of what is here.",
+    help="Read what this remote holds, instead of what is here; of a hub, its log, too.",
 )
 @JSON
 def verify(*, repair: bool, remote: str, as_json: bool) -> None:
     """Check everything that is here: each segment's form, chain and signature, and each object's hash.
+
+    Segments that a hub sent or acknowledged are held against what is kept of its signed log, too, without any network:
+    one that is not here any more is named. With --remote a hub shows anew that its log only grew and holds them.
 
     \b
       cmf verify --repair
@@ -39,11 +43,14 @@ def verify(*, repair: bool, remote: str, as_json: bool) -> None:
     """
     with _here() as here, counting("Verifying") as progress:
         if remote:
+            logged = here.verify_log(remote)
             checked = here.space.check_remote(remote, repair=repair, progress=progress)
-            left = [
+            left = [(problem.where, problem.what) for problem in logged]
+            left += [
                 (f"object {digest}", why) for digest, why in checked.damaged.items() if digest not in checked.mended
             ]
-            _say(checked, left, checked.mended, f"{_objects(checked.objects, checked.object_bytes)} read", as_json)
+            counted = f"{_objects(checked.objects, checked.object_bytes)} read"
+            _say({"checked": checked, "log": logged}, left, checked.mended, counted, as_json)
             _end(left, f"Send them again from a site that has them: cmf verify --remote {remote} --repair")
             return
         _verify_here(here, repair, as_json, progress)
@@ -63,7 +70,18 @@ def _verify_here(here: Repo, repair: bool, as_json: bool, progress: Progress) ->
             left.append((problem.where, f"{problem.what} Not mended: {why}." if why else problem.what))
     counted = f"{render.count(found.segments, 'segment')} and {_objects(found.objects, found.object_bytes)} checked"
     _say({"verified": found, "mended": whole} if repair else found, left, whole, counted, as_json)
+    if not as_json:
+        _say_logged(found)
     _end(left, "A damaged object comes back with 'cmf verify --repair', or when its file is recorded again.")
+
+
+def _say_logged(found: Verified) -> None:
+    from cmf.cli import render
+
+    if found.logged:
+        click.echo(f"  in the signed log of a hub: {render.count(found.logged, 'segment')}")
+    if found.unproven:
+        click.echo(f"  not shown to be in one yet: {render.count(found.unproven, 'segment')} (--remote NAME asks)")
 
 
 def _objects(count: int, size: int) -> str:

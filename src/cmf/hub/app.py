@@ -166,6 +166,12 @@ def standing(request: AnyRequest, data: wire.Since) -> wire.Standing:
     return hub_of(request).standing(caller_of(request), data)
 
 
+@post("/v1/proofs", sync_to_thread=True, status_code=200)
+def proofs(request: AnyRequest, data: wire.AskProofs) -> wire.Proofs:
+    """Say where segments are in the log, with the parts of its tree that show it, and the signed checkpoint."""
+    return hub_of(request).proofs(caller_of(request), data)
+
+
 @post("/v1/matching", sync_to_thread=True, status_code=200)
 def matching(request: AnyRequest, data: wire.AskMatching) -> wire.Matching:
     """Find executions by filter; name the segments that hold every record about them, a page at a time."""
@@ -268,6 +274,7 @@ ROUTES = (
         push,
         pull,
         standing,
+        proofs,
         matching,
         get_segments,
         lineage,

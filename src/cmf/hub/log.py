@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from cmf.errors import ConflictError
 from cmf.model import log
-from cmf.model.log import Checkpoint
+from cmf.model.log import Checkpoint, Subtree
+from cmf.model.wire import Proofs
 from cmf.signing import Key
 from cmf.store.dialect import Connection, Dialect
 
@@ -73,6 +74,27 @@ class Log:
             proof = log.consistency(old, now.size, self._nodes(connection)) if 0 <= old <= now.size else []
         return log.sign(now, self._key), now.size, now.root, proof
 
+    def proofs(self, hashes: Sequence[bytes], size: int, since: int) -> Proofs:
+        """Return where these segments are, and what shows it: see `wire.Proofs`."""
+        with self._sql.read() as connection:
+            now = self._checkpoint(connection)
+            nodes = _Tiles(connection).node
+            entries = {}
+            for hash_ in hashes:
+                row = connection.execute("SELECT position FROM hub_entry WHERE hash = ?", (hash_,)).fetchone()
+                if row is not None:
+                    entries[hash_.hex()] = row[0]
+            kept = [Subtree(0, position) for position in entries.values()]
+            kept += log.peaks(0, since) if 0 < since <= now.size else []
+            return Proofs(
+                checkpoint=log.sign(now, self._key),
+                proof=[hash_.hex() for hash_ in log.consistency(size, now.size, nodes)]
+                if 0 <= size <= now.size
+                else [],
+                entries=entries,
+                nodes=[(*node, nodes(*node).hex()) for node in log.beside(kept, now.size)],
+            )
+
     def holds(self, size: int, root: bytes) -> bool:
         """Tell whether a log of this size and root is the start of this one: a cursor is believed only then."""
         with self._sql.read() as connection:
@@ -126,6 +148,39 @@ class Log:
         while len(hashes) > 1:
             hashes = [log.join(*hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
         return hashes[0]
+
+
+class _Tiles:
+    """The nodes of the log in one transaction; each tile is read once, and all in it computed from that."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._levels: dict[tuple[int, int], list[list[bytes]]] = {}
+
+    def node(self, level: int, place: int) -> bytes:
+        """Return the hash of a complete subtree."""
+        base = level // TILE_LEVELS * TILE_LEVELS
+        tile = place >> (TILE_LEVELS - (level - base))
+        if (base, tile) not in self._levels:
+            self._levels[base, tile] = self._read(base, tile)
+        return self._levels[base, tile][level - base][place - (tile << (TILE_LEVELS - (level - base)))]
+
+    def _read(self, base: int, tile: int) -> list[list[bytes]]:
+        span = (tile << TILE_LEVELS, (tile + 1) << TILE_LEVELS)
+        if base:
+            rows = self._connection.execute(
+                "SELECT hash FROM hub_tile WHERE level = ? AND place >= ? AND place < ? ORDER BY place", (base, *span)
+            ).fetchall()
+            levels = [[bytes(hash_) for (hash_,) in rows]]
+        else:
+            rows = self._connection.execute(
+                "SELECT hash FROM hub_entry WHERE position >= ? AND position < ? ORDER BY position", span
+            ).fetchall()
+            levels = [[log.leaf(hash_) for (hash_,) in rows]]
+        for _ in range(TILE_LEVELS - 1):
+            last = levels[-1]
+            levels.append([log.join(last[at], last[at + 1]) for at in range(0, len(last) - 1, 2)])
+        return levels
 
 
 def _size(connection: Connection) -> int:

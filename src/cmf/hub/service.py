@@ -253,6 +253,14 @@ class Hub:
             cursor=cursors.to_text(cursor), checkpoint=checkpoint, proof=[hash_.hex() for hash_ in proof]
         )
 
+    def proofs(self, caller: Caller, asked: wire.AskProofs) -> wire.Proofs:
+        """Return where segments of scopes that the caller may read or write are in the log, and what shows it."""
+        if len(asked.hashes) > wire.PROOFS_MAX:
+            raise UsageError(f"{len(asked.hashes)} proofs at once are over the limit.", kind="limit")
+        scopes = self.store.scopes_of(wire.raw(text) for text in asked.hashes)
+        seen = [hash_ for hash_, scope in scopes.items() if caller.may("read", scope) or caller.may_send(scope)]
+        return self.log.proofs(seen, asked.size, asked.since)
+
     def _behind(self, text: str, view: View, held: Mapping[bytes, tuple[Head, ...]]) -> bytes:
         cursor = cursors.from_text(text)
         if cursor.view != cursors.of(view) or not self.log.holds(cursor.size, cursor.root):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -99,6 +100,68 @@ def _joined(hashes: list[bytes]) -> bytes:
     for hash_ in reversed(hashes[:-1]):
         found = join(hash_, found)
     return found
+
+
+# ---- proofs that entries are in a log -----------------------------------------------------------------------------
+
+
+def beside(kept: Iterable[Subtree], size: int) -> list[Subtree]:
+    """Return the complete subtrees that, with those kept, make up a log of ``size`` leaves: no more than needed.
+
+    For one leaf that is its audit path (RFC 6962, 2.1.1), with the subtrees right of it as they are, not joined.
+    """
+    tops = peaks(0, size)
+    reached: dict[int, set[int]] = defaultdict(set)
+    for node in kept:
+        if node.level < 0 or node.place < 0 or (node.place + 1) << node.level > size:
+            raise CorruptError(f"A log of {size} entries has no subtree {tuple(node)}.", kind="log")
+        reached[node.level].add(node.place)
+    wanted: list[Subtree] = []
+    for level in range(tops[0].level + 1 if tops else 0):
+        for place in sorted(reached[level]):
+            if Subtree(level, place) in tops:
+                continue
+            if place ^ 1 not in reached[level]:
+                wanted.append(Subtree(level, place ^ 1))
+            reached[level + 1].add(place >> 1)
+    return wanted + [top for top in tops if top.place not in reached[top.level]]
+
+
+def rooted(kept: Mapping[Subtree, bytes], given: Mapping[Subtree, bytes], size: int) -> dict[Subtree, bytes]:
+    """Return all subtrees of a log of ``size`` leaves that those kept and given make up: the peaks are among them.
+
+    `CorruptError` of kind ``log`` if two disagree, or if one of those kept is not joined to the root by the others.
+    """
+    made = _grown({**given, **kept})
+    if missing := [node for node in (*beside(kept, size), *peaks(0, size)) if node not in made]:
+        first = missing[0].place << missing[0].level
+        raise CorruptError(f"nothing is known of its entries from {first} on", kind="log")
+    return made
+
+
+def _grown(known: Mapping[Subtree, bytes]) -> dict[Subtree, bytes]:
+    levels: dict[int, dict[int, bytes]] = defaultdict(dict)
+    for node, hash_ in known.items():
+        levels[node.level][node.place] = hash_
+    for level in range(SIZE_MAX.bit_length()):
+        here, above = levels[level], levels[level + 1]
+        for place, hash_ in here.items():
+            if place & 1 or place + 1 not in here:
+                continue
+            made = join(hash_, here[place + 1])
+            if above.setdefault(place >> 1, made) != made:
+                first = place << level
+                raise CorruptError(
+                    f"its entries {first} to {first + (2 << level) - 1} are not what was seen there: "
+                    f"{made.hex()[:16]}, not {above[place >> 1].hex()[:16]}",
+                    kind="log",
+                )
+    return {Subtree(level, place): hash_ for level, held in levels.items() for place, hash_ in held.items()}
+
+
+def root_of(made: Mapping[Subtree, bytes], size: int) -> bytes:
+    """Return the root of the first ``size`` leaves from what `rooted` returned."""
+    return root(size, lambda level, place: made[Subtree(level, place)])
 
 
 def is_consistent(old: Checkpoint, new: Checkpoint, proof: Sequence[bytes]) -> bool:

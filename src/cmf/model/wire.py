@@ -32,6 +32,7 @@ MISSING_MAX = 10_000
 WANTED_MAX = 10_000
 HASHES_MAX = 100_000
 ENTRIES_MAX = 10_000
+PROOFS_MAX = 1_000
 SMALL_BYTES = 256 << 10
 """An object up to this size travels with others in one body; a larger one has a request of its own."""
 
@@ -119,6 +120,27 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str
     checkpoint: str
     proof: list[str] = []
+
+
+class AskProofs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Segments by hash, to somebody who knows the log at ``size``, and keeps the peaks of its tree at ``since``."""
+
+    hashes: list[str]
+    size: int = 0
+    since: int = 0
+
+
+class Proofs(msgspec.Struct, frozen=True, kw_only=True):
+    """Where segments are in the log: segment's hash -> entry, those that aren't there or may not be seen left out.
+
+    ``checkpoint`` and ``proof`` as in `Standing`. ``nodes``: (level, place, hash) of the complete subtrees that make up
+    the checkpoint's root, together with those entries and the peaks at ``since``.
+    """
+
+    checkpoint: str
+    proof: list[str] = []
+    entries: dict[str, int] = {}
+    nodes: list[tuple[int, int, str]] = []
 
 
 class AskMatching(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -141,6 +141,11 @@ class HubClient:
         asked = wire.Since(scopes=list(view.scopes), sites=list(view.sites), where=view.where, size=size)
         return self.ask("POST", "/v1/log", asked, wire.Standing)
 
+    def proofs(self, hashes: Sequence[bytes], size: int, since: int) -> wire.Proofs:
+        """Return where segments are in the hub's log, and what shows it: see `wire.Proofs`."""
+        asked = wire.AskProofs(hashes=[hash_.hex() for hash_ in hashes], size=size, since=since)
+        return self.ask("POST", "/v1/proofs", asked, wire.Proofs)
+
     def matching(self, view: View) -> Iterator[bytes]:
         """Return the hashes of the segments about executions that the view's filter finds."""
         cursor, more = "", True

@@ -7,8 +7,8 @@ tables name nodes by integers (table ``node``), which never leave the database. 
 
 from __future__ import annotations
 
-VERSION = 3
-"""The database's format. 2: an execution's parent is a column. 3: the table `whereabouts`."""
+VERSION = 4
+"""The database's format. 2: an execution's parent is a column. 3: the table `whereabouts`. 4: `proof`, `proof_node`."""
 
 DERIVED_VERSION = "5"
 """What `meta` says of the derived tables; those of another version are folded again from the truth."""
@@ -16,7 +16,17 @@ DERIVED_VERSION = "5"
 _WHEREABOUTS = """CREATE TABLE whereabouts (
         digest {blob} NOT NULL, place TEXT NOT NULL, checked INTEGER NOT NULL, PRIMARY KEY (digest, place)){compact}"""
 
-STEPS: dict[int, tuple[str, ...]] = {3: (_WHEREABOUTS,)}
+_PROOFS = (
+    # A hub's segment whose place in its log is not proven yet has the position -1.
+    """CREATE TABLE proof (
+        hub TEXT NOT NULL, hash {blob} NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (hub, hash)){compact}""",
+    "CREATE INDEX proof_open ON proof (hub, hash) WHERE position < 0",
+    """CREATE TABLE proof_node (
+        hub TEXT NOT NULL, level INTEGER NOT NULL, place INTEGER NOT NULL, hash {blob} NOT NULL,
+        PRIMARY KEY (hub, level, place)){compact}""",
+)
+
+STEPS: dict[int, tuple[str, ...]] = {3: (_WHEREABOUTS,), 4: _PROOFS}
 """What brings the truth of a store of the version before to each version; what is derived is folded anew."""
 
 TRUTH = (
@@ -44,6 +54,7 @@ TRUTH = (
     "CREATE TABLE journal (name TEXT PRIMARY KEY, state TEXT NOT NULL){compact}",
     "CREATE TABLE promised (digest TEXT NOT NULL, scope TEXT NOT NULL, PRIMARY KEY (digest, scope)){compact}",
     _WHEREABOUTS,
+    *_PROOFS,
 )
 
 DERIVED = (

@@ -25,6 +25,7 @@ from cmf.store.chain import all_items, behind, find, held, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
 from cmf.store.fold import fold
 from cmf.store.index import SqlIndex
+from cmf.store.proofs import SqlProofs
 from cmf.store.redacting import FOLDED_UP_TO
 from cmf.store.sealing import seal_scope
 from cmf.store.whereabouts import SqlWhereabouts
@@ -70,6 +71,7 @@ class SqlStore:
         self._logged = logged
         self.index = SqlIndex(dialect)
         self.whereabouts = SqlWhereabouts(dialect)
+        self.proofs = SqlProofs(dialect)
         if self.meta("derived") != schema.DERIVED_VERSION:
             self.rebuild()
 
@@ -317,6 +319,18 @@ class SqlStore:
         with self._sql.read() as connection:
             return _resolved(connection, view)
 
+    def scopes_of(self, hashes: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the scope of each of these segments that is held."""
+        found = {}
+        with self._sql.read() as connection:
+            for hash_ in hashes:
+                row = connection.execute(
+                    "SELECT s.scope FROM segment g JOIN stream s ON s.s = g.s WHERE g.hash = ?", (hash_,)
+                ).fetchone()
+                if row is not None:
+                    found[hash_] = row[0]
+        return found
+
     def matching(self, view: View, cursor: str = "") -> tuple[list[bytes], str]:
         """Return a page of hashes: of the segments about executions in a view that its filter finds.
 
@@ -361,6 +375,18 @@ class SqlStore:
             ).fetchall()
         for g, scope, writer in rows:
             yield scope, writer, self._wire(g)
+
+    def chained(self) -> list[tuple[str, int, bytes, bool]]:
+        """Return (scope, n, hash as taken in, whether the one before it is here if it must be) of every segment."""
+        with self._sql.read() as connection:
+            rows = connection.execute(
+                "SELECT s.scope, g.n, g.hash, g.sparse, p.g FROM segment g JOIN stream s ON s.s = g.s "
+                "LEFT JOIN segment p ON p.hash = g.prev AND p.s = g.s ORDER BY s.stream, g.n, g.hash"
+            ).fetchall()
+        return [
+            (scope, n, bytes(hash_), n == 0 or bool(sparse) or before is not None)
+            for scope, n, hash_, sparse, before in rows
+        ]
 
     # ---- promised objects ------------------------------------------------------------------------------------------
 

@@ -66,6 +66,29 @@ def test_tiles_agree_with_the_leaves_and_every_size_has_a_proof(dialect: Dialect
     assert not kept.holds(count + 1, log.root(count, node))
 
 
+def test_what_shows_that_entries_are_in_the_log_makes_its_root(dialect: Dialect) -> None:
+    kept = Log(dialect, KEY)
+    count = (1 << TILE_LEVELS) * 2 + 37
+    with dialect.write() as connection:
+        kept.append(connection, hashes(count))
+    for chosen, since in (([0], 0), ([0, 255, 256, 300, 512, count - 1], 257), ([], 511), ([7, 8], count)):
+        asked = [hashes(count)[place] for place in chosen]
+        answer = kept.proofs([*asked, b"?" * 32], since, since)
+        now = log.read(answer.checkpoint, KEY.public.hex(), signing.verify)
+        assert answer.entries == {hash_.hex(): place for hash_, place in zip(asked, chosen, strict=True)}
+        first = kept.proofs(hashes(since)[-1:], 0, 0)
+        assert log.is_consistent(
+            log.Checkpoint(now.hub, since, kept.root(since)), now, [bytes.fromhex(text) for text in answer.proof]
+        )
+        assert len(first.nodes) <= 2 * count.bit_length()
+        leaves = {log.Subtree(0, place): log.leaf(hash_) for place, hash_ in zip(chosen, asked, strict=True)}
+        every = log.rooted({log.Subtree(0, n): log.leaf(entry) for n, entry in enumerate(hashes(count))}, {}, count)
+        peaks = {top: every[top] for top in log.peaks(0, since)}
+        given = {log.Subtree(level, place): bytes.fromhex(text) for level, place, text in answer.nodes}
+        assert sorted(given) == sorted(log.beside({**leaves, **peaks}, count))
+        assert log.root_of(log.rooted({**leaves, **peaks}, given, count), count) == now.root
+
+
 def test_an_entry_that_is_not_committed_leaves_no_hole(dialect: Dialect) -> None:
     kept = Log(dialect, KEY)
 

@@ -1,5 +1,6 @@
 """The Merkle log against a plain recursive reading of RFC 6962, and its checkpoints."""
 
+import contextlib
 import hashlib
 import itertools
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from cmf.errors import CorruptError
 from cmf.model import log
-from cmf.model.log import Checkpoint
+from cmf.model.log import Checkpoint, Subtree
 from cmf.signing import Key, verify
 
 KEY = Key(b"k" * 32)
@@ -120,3 +121,35 @@ def test_another_hubs_checkpoint_is_refused() -> None:
 def test_a_proof_of_what_is_not_there_is_refused() -> None:
     with pytest.raises(CorruptError):
         log.consistency(3, 2, nodes(leaves(3)))
+
+
+@given(st.integers(1, 300), st.data())
+def test_some_leaves_and_what_is_beside_them_make_the_root_and_nothing_else_does(
+    size: int, drawn: st.DataObject
+) -> None:
+    data = leaves(size)
+    node = nodes(data)
+    chosen = drawn.draw(st.sets(st.integers(0, size - 1), max_size=6))
+    since = drawn.draw(st.integers(0, size))
+    kept = {Subtree(0, place): log.leaf(data[place]) for place in chosen}
+    kept |= {top: node(*top) for top in log.peaks(0, since)}
+    wanted = log.beside(kept, size)
+    assert len(wanted) <= (len(chosen) + len(log.peaks(0, since)) + 1) * size.bit_length()
+    given = {each: node(*each) for each in wanted}
+    made = log.rooted(kept, given, size)
+    assert all(node(*each) == hash_ for each, hash_ in made.items())
+    assert log.root_of(made, size) == tree(data)
+    for each in {**given, **kept}:
+        flipped = bytes([node(*each)[0] ^ 1]) + node(*each)[1:]
+        changed, others = ({**part, each: flipped} if each in part else part for part in (kept, given))
+        with contextlib.suppress(CorruptError):
+            assert log.root_of(log.rooted(changed, others, size), size) != tree(data)
+    for each in wanted:
+        with pytest.raises(CorruptError):
+            log.rooted(kept, {place: hash_ for place, hash_ in given.items() if place != each}, size)
+
+
+def test_what_no_log_of_a_size_has_is_refused() -> None:
+    for node in (Subtree(0, 5), Subtree(2, 1), Subtree(-1, 0), Subtree(0, -1)):
+        with pytest.raises(CorruptError):
+            log.beside([node], 5)
