@@ -16,6 +16,7 @@ import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from cmf.errors import CmfError, NotFoundError, UnreachableError
@@ -94,13 +95,20 @@ class SshBucket:
     def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
         """Make a file, unless it is there already, and return its size."""
         if self._line.run(lambda client: self._size(client, name)) is not None:
-            return sum(map(len, checked(digest, source)))
-        self._line.run(lambda client: self._make_room(client, os.path.dirname(name)))
+            size = sum(map(len, checked(digest, source)))
+            self._line.run(partial(_sync, folder=os.path.dirname(f"{self._root}/{name}")))
+            return size
+        made = self._line.run(lambda client: self._make_room(client, os.path.dirname(name)))
+        grown = dict.fromkeys(map(os.path.dirname, made))
+        synced = [self._line.start(partial(_sync, folder=folder)) for folder in grown]
         draft = _Draft(self._line, f"{self._root}/{TEMPORARY}/{socket.gethostname()}-{os.urandom(12).hex()}")
         try:
             for chunk in checked(digest, source):
                 draft.write(chunk)
             draft.publish(digest, f"{self._root}/{name}")
+            for each in synced:
+                each.result()
+            self._made.update(made)
         except NotFoundError:
             self._made.clear()  # somebody removed the folder
             raise
@@ -120,24 +128,24 @@ class SshBucket:
         """End its connection."""
         self._line.close()
 
-    async def _make_room(self, client: SFTPClient, folder: str) -> None:
+    async def _make_room(self, client: SFTPClient, folder: str) -> list[str]:
+        """Make the folders that a file needs; return those whose names may not be durable, whoever made them."""
         from asyncssh import SFTPFailure, SFTPFileAlreadyExists
 
-        if folder in self._made:
-            return
-        await self._check_there(client)
         steps = folder.split("/") if folder else []
         below = [TEMPORARY, *("/".join(steps[: count + 1]) for count in range(len(steps)))]
-        for path in (self._root, *(f"{self._root}/{step}" for step in below)):
-            if await client.isdir(path):
-                continue
-            try:
-                await client.mkdir(path)
-            except (SFTPFailure, SFTPFileAlreadyExists):  # another made it at this moment
-                if not await client.isdir(path):
-                    raise
-            await _sync(client, os.path.dirname(path))
-        self._made.add(folder)
+        paths = [self._root, *(f"{self._root}/{step}" for step in below)]
+        fresh = [path for path in paths if path not in self._made]
+        for path in fresh:
+            if path == self._root:
+                await self._check_there(client)
+            if not await client.isdir(path):
+                try:
+                    await client.mkdir(path)
+                except (SFTPFailure, SFTPFileAlreadyExists):  # another made it at this moment
+                    if not await client.isdir(path):
+                        raise
+        return fresh
 
     async def _check_there(self, client: SFTPClient) -> None:
         """Refuse a folder whose parent is gone: a disk that isn't mounted must not look like an empty place."""
@@ -191,15 +199,15 @@ class _Draft:
         """Remove the temporary name; if the line is dead it stays there, and nobody misses it."""
         for sent in self._waiting:
             sent.cancel()
-
-        async def work(client: SFTPClient) -> None:
-            if self._open is not None and self._open[0] is client:
-                await self._open[1].close()
-            await _remove(client, self._path)
-
         if self._open is not None and self._line.is_up:
             with contextlib.suppress(CmfError):
-                self._line.run(work)
+                self._line.run(self._end)
+
+    async def _end(self, client: SFTPClient) -> None:
+        if self._open is not None and self._open[0] is client:
+            await self._open[1].close()
+        await _remove(client, self._path)
+        self._open = None
 
     async def _file(self, client: SFTPClient) -> SFTPClientFile:
         """Return the file, opened anew if the line is a new one."""
@@ -229,16 +237,17 @@ class _Draft:
             )
 
     async def _link(self, client: SFTPClient, target: str) -> None:
-        from asyncssh import SFTPFailure, SFTPFileAlreadyExists, SFTPOpUnsupported
+        from asyncssh import SFTPFailure, SFTPFileAlreadyExists, SFTPNoSuchFile, SFTPOpUnsupported
 
         try:
             await client.link(self._path, target)
-        except (SFTPFailure, SFTPFileAlreadyExists, SFTPOpUnsupported):
-            if await client.exists(target):
-                return
-            # A file system without hard links: this rename doesn't replace what another has made meanwhile.
-            await client.rename(self._path, target)
-        await _sync(client, os.path.dirname(target))
+        except (SFTPFailure, SFTPFileAlreadyExists, SFTPNoSuchFile, SFTPOpUnsupported):
+            # Another's, or ours, made before a line was cut. Else it is a file system without hard links: this rename
+            # doesn't replace what another has made meanwhile.
+            if not await client.exists(target):
+                await client.rename(self._path, target)
+        # Even if it is another's: they may not have made its name durable yet, and this caller is promised that it is.
+        await asyncio.gather(_sync(client, os.path.dirname(target)), self._end(client))
 
 
 async def _remove(client: SFTPClient, path: str) -> None:
