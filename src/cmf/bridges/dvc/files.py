@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from cmf.errors import CorruptError
+from cmf.errors import CorruptError, UsageError
 from cmf.model import encoding
 from cmf.model import records as model
 from cmf.objects import manifest
@@ -35,7 +35,7 @@ SUFFIX = ".dvc"
 DIR = ".dir"
 
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
-_SIZE = re.compile(r"[0-9]{1,15}")
+_SIZE = re.compile(r"[0-9]{1,16}")
 _LINE = re.compile(r"(?P<indent> *)(?P<dash>- )?(?P<key>[a-z0-9_]+): (?P<value>.+)")
 
 
@@ -207,7 +207,8 @@ def write_folder(found: Iterable[tuple[str, str]]) -> bytes:
 def write_pointer(name: str, md5: str, *, size: int, files: int | None, executable: bool) -> bytes:
     """Return the bytes of the pointer file of data beside it: its name, its MD5 (with ``.dir`` for a folder), its size.
 
-    ``files`` is how many a folder holds. They are those that ``dvc add`` writes.
+    ``files`` is how many a folder holds. They are those that ``dvc add`` writes. A name that DVC would read as another
+    one is a `UsageError`: of some line ends, YAML makes spaces.
     """
     from ruamel.yaml import YAML
 
@@ -219,7 +220,14 @@ def write_pointer(name: str, md5: str, *, size: int, files: int | None, executab
     yaml.default_flow_style = False
     spelled = io.BytesIO()
     yaml.dump({"outs": [out]}, spelled)
-    return spelled.getvalue()
+    data = spelled.getvalue()
+    try:
+        is_held = _list(_mapping(read_yaml(data, name), name).get("outs")) == [out]
+    except CorruptError:
+        is_held = False
+    if not is_held:
+        raise UsageError(f"{name!r} is a name that no pointer file of DVC can hold.", hint="Rename it.")
+    return data
 
 
 def read_metrics(data: bytes, path: str) -> dict[str, float | int]:
