@@ -21,7 +21,7 @@ from cmf.hub import cursors
 from cmf.hub.auth import Auth, Caller
 from cmf.hub.log import Log
 from cmf.hub.service import Hub
-from cmf.model import log
+from cmf.model import log, prefixes
 from cmf.model import records as model
 from cmf.store import chain, current, fold, sql
 from cmf.store.sql import SqlStore
@@ -103,6 +103,14 @@ def _copies_stay_who_they_are(site: Any) -> Any:
             held["inode"] = path.stat().st_ino
             path.write_bytes(msgspec.json.encode(held))
         return site(folder)
+
+    return finds
+
+
+def _new_streams_only(differing: Any) -> Any:
+    def finds(held: Any, ask: Any) -> Any:
+        found = differing(held, ask)
+        return {stream: heads for stream, heads in found.items() if not (heads and held.heads(stream.hex()))}
 
     return finds
 
@@ -195,10 +203,15 @@ BUGS: dict[str, Bug] = {
     "signatures are not checked": _patched(signing, "verify", lambda _: lambda public, message, signature: True),
     "anybody may bring anything": _patched(Auth, "authorize", _nobody_is_refused),
     "everybody reads everything": _patched(Caller, "readable", lambda _: lambda self: None),
+    "hubs that sync bring each other only streams that are new": _patched(prefixes, "differing", _new_streams_only),
     "a hub asks for no objects": _patched(Hub, "wanted", lambda _: lambda self, scopes, after=None: []),
     "an object is granted that never came": _patched(Hub, "_grant", _objects_of_others),
     "a rebuilt store forgets what is not sealed": _patched(sql, "all_items", _only_sealed),
 }
 
-RARE = {"a journal goes before its records are durable": 50, "nobody compares a hub's log with what it was": 90}
+RARE = {
+    "hubs that sync bring each other only streams that are new": 60,
+    "a journal goes before its records are durable": 50,
+    "nobody compares a hub's log with what it was": 90,
+}
 """From which seed on to look for those that few stories show."""

@@ -185,6 +185,7 @@ class HubNode:
         self.backups: list[bytes] = []
         self.watch: Any = None
         self.now = 1
+        self.tokens: dict[str, str] = {}
         self.hub = Hub(folder)
 
     def receive(self, request: Request) -> bytes:
@@ -217,6 +218,14 @@ class HubNode:
         asked = wire.AskInvite(name=site.name, role=wire.Role(prefix, role), expires_s=60)
         code = Access(self.hub._dialect, lambda: self.now).invite(console(), asked).secret
         site.tokens[self.name], _ = self.hub.auth.enrol(code, site.key, site.name, now=self.now)
+
+    def befriend(self, other: "HubNode") -> None:
+        """Add another hub as a peer, both ways; that one lets us in."""
+        asked = wire.AskInvite(name=self.name, role=wire.Role("", "peer"), expires_s=60)
+        code = Access(other.hub._dialect, lambda: other.now).invite(console(), asked).secret
+        key = self.hub.key.public
+        self.tokens[other.name], _ = other.hub.auth.enrol(code, key, self.name, now=other.now)
+        self.hub.peers.add(console(), wire.AskPeer(name=other.name, url=other.url, direction="both"))
 
     def revoke(self, site: SiteNode) -> None:
         """Take everything from a site's principal but its name."""

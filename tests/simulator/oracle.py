@@ -210,14 +210,27 @@ class Oracle:
 
     def may_bring(self, hub: HubNode, token: str, sealed: Sealed) -> bool:
         """Tell whether a hub may take a segment from whoever holds this token."""
+        principal, held = self.roles(hub, token)
+        roles = {role for prefix, role in held if covers(prefix, sealed.scope)}
         owner = rows(hub, "SELECT p FROM hub_key WHERE key = ?", sealed.writer)
         if not owner:
-            return False
-        principal, held = self.roles(hub, token)
+            return "peer" in roles
+        return self.may_write(hub, sealed) and (owner[0][0] == principal or bool(roles & {"relay", "peer", "admin"}))
+
+    def may_write(self, hub: HubNode, sealed: Sealed) -> bool:
+        """Tell whether a hub may take a segment for its writer's sake: one that it knows may write there."""
+        owner = rows(hub, "SELECT p FROM hub_key WHERE key = ?", sealed.writer)
+        if not owner:
+            return True
         owned = rows(hub, "SELECT prefix, role FROM hub_role WHERE p = ?", owner[0][0])
-        writes = any(role in ("write", "admin") and covers(prefix, sealed.scope) for prefix, role in owned)
-        relays = any(role in ("relay", "admin") and covers(prefix, sealed.scope) for prefix, role in held)
-        return writes and (owner[0][0] == principal or relays)
+        return any(role in ("write", "admin") and covers(prefix, sealed.scope) for prefix, role in owned)
+
+    def agree(self, one: HubNode, other: HubNode) -> None:
+        """Check that two hubs, which have just synced without a fault, hold the same, but for what one may not take."""
+        for holder, lacking in ((one, other), (other, one)):
+            for hash_ in self.held[holder.name] - self.held[lacking.name]:
+                allowed = self.may_write(lacking, self.sealed[hash_])
+                must(not allowed, f"{lacking.name} lacks what {holder.name} holds, which syncs with it")
 
     def watch(self, hub: HubNode, request: Request, data: bytes) -> None:
         """Check an answer before it leaves the hub."""

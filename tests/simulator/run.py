@@ -50,8 +50,11 @@ def simulate(seed: int) -> Counter[str]:
     taken: Counter[str] = Counter()
     dice = random.Random(f"weather {seed}")
     weights = ALWAYS | {move: weight * dice.choice((0, 0, 1, 1, 4)) for move, weight in SOMETIMES.items()}
+    federates = random.Random(f"hubs {seed}").random() < 0.5
     with world(seed, fault=dice.choice((0.0, 0.05, 0.3))) as made:
-        made.build(sites=dice.choice((2, 3, 3)), hubs=dice.choice((1, 2)))
+        made.build(sites=dice.choice((2, 3, 3)), hubs=dice.choice((1, 2)), federate=federates)
+        if made.befriended:
+            weights["federate"] = 8.0
         for _ in range(STEPS):
             move = made.chance.choices(list(weights), list(weights.values()))[0]
             taken[move] += 1
@@ -116,6 +119,8 @@ def step(made: World, move: str) -> None:
             made.attack(site, hub)
         case "revoke":
             made.revoke(site, hub)
+        case "federate":
+            made.federate(*chance.choice(made.befriended), blow=blow)
         case "admit":
             made.admit(site, hub, whole=chance.random() < 0.7)
 

@@ -18,6 +18,8 @@ from unittest import mock
 from cmf import collect, signing, sync, witness
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError
 from cmf.hub import service
+from cmf.hub.access import console
+from cmf.hub.federation import Federation
 from cmf.hub.service import Hub
 from cmf.model import log, wire
 from cmf.model import records as model
@@ -65,8 +67,16 @@ class World:
         self.disks: dict[Path, Disk] = {}
         self.clones = 0
 
-    def build(self, sites: int = 3, hubs: int = 2) -> None:
-        """Make the sites and hubs; everybody joins everywhere, some for a part of the scopes, one as a relay."""
+    @property
+    def befriended(self) -> list[tuple[HubNode, HubNode]]:
+        """Return (hub, other) of each hub that syncs with another one."""
+        return [(hub, other) for hub in self.hubs for other in self.hubs if other.name in hub.tokens]
+
+    def build(self, sites: int = 3, hubs: int = 2, *, federate: bool = False) -> None:
+        """Make the sites and hubs; everybody joins everywhere, some for a part of the scopes, one as a relay.
+
+        ``federate``: the first hub syncs with each of the others.
+        """
         for number in range(hubs):
             folder = self.folder / f"hub{number}"
             self.disks[folder] = Disk(folder.name)
@@ -81,6 +91,9 @@ class World:
                 hub.enrol(site, *(PART_READ if number and self.chance.random() < 0.6 else FULL_READ))
                 if number == 0:
                     hub.enrol(site, "", "relay")
+        if federate:
+            for other in self.hubs[1:]:
+                self.hubs[0].befriend(other)
         for node in self.nodes:
             self.oracle.forgive(node)
         self.oracle.branching.clear()
@@ -258,6 +271,25 @@ class World:
         hub.restart(power=power)
         self.look()
 
+    def federate(self, hub: HubNode, other: HubNode, *, blow: Blow = NO_BLOW) -> None:
+        """Have a hub sync with another one; it may be killed, or its power cut, at the so-manyth point."""
+
+        def client(*_: object) -> Client:
+            return Client(self.weather, hub.name, other, hub.tokens[other.name])
+
+        hub.disk.arm(blow.points)
+        try:
+            with mock.patch.object(Federation, "_client", client):
+                hub.hub.peers.hasten(console(), other.name)
+                Federation(hub.hub).turn()
+        except Crash:
+            hub.restart(power=blow.power)
+        except UnreachableError:
+            pass
+        finally:
+            hub.disk.arm(0)
+        self.look()
+
     def rebuild(self, node: Node) -> None:
         """Drop what is derived and fold it again, which changes nothing that anybody sees."""
         if isinstance(node, SiteNode):
@@ -325,6 +357,9 @@ class World:
             for site in self.sites:
                 for hub in self.hubs:
                     self.push(site, hub)
+            for hub, other in self.befriended:
+                self.federate(hub, other)
+                self.oracle.agree(hub, other)
             for site in self.sites:
                 for hub in self.hubs:
                     self.pull(site, hub)
