@@ -33,6 +33,7 @@ from cmf import (
     tables,
     transfer,
     whereabouts,
+    withdrawing,
     witness,
 )
 from cmf.bundle import Bundle
@@ -46,6 +47,7 @@ from cmf.model import records as model
 from cmf.model.exchange import EVERYTHING, Sample, View
 from cmf.objects import ObjectStore, RemoteStore, read
 from cmf.objects.local import LocalObjects
+from cmf.overview import Status
 from cmf.redaction import Redactor
 from cmf.remote.data import DataRemote, is_data
 from cmf.series import Points
@@ -56,26 +58,6 @@ from cmf.worktree.files import Files
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient
-
-
-class Status(msgspec.Struct, kw_only=True):
-    """What `cmf status` tells."""
-
-    folder: str
-    site: str
-    site_id: str
-    counts: dict[str, int]
-    running: int
-    dropped: int
-    dropped_first: str
-    problems: list[str]
-    promised: int
-    scarce: int
-    copies: int
-    references: int
-    drifted: list[Reference]
-    pointers: list[beside.Pointed]
-    remotes: dict[str, str]
 
 
 class Repo:
@@ -530,6 +512,20 @@ class Repo:
         return exporting.to_dvc(
             self.files, bring, names, to=to, cache=cache, remote=remote, options=options, progress=progress
         )
+
+    def retract(self, what: str, *, undo: bool = False, reason: str = "") -> withdrawing.Retracted:
+        """Hide an execution, or a record by its id, from everybody; ``undo`` shows it again. See `cmf.withdrawing`."""
+        return withdrawing.retract(self._withdrawing(), what, undo=undo, reason=reason, now_us=now().wall_us)
+
+    def redact(self, *records: str, reason: str = "", objects: bool = False) -> withdrawing.Redacted:
+        """Drop the bytes of records, named by their ids, for ever. See `cmf.withdrawing.redact`."""
+        return withdrawing.redact(
+            self._withdrawing(), records, reason=reason, drop_objects=objects, now_us=now().wall_us
+        )
+
+    def _withdrawing(self) -> withdrawing.Place:
+        self.collect(cut=True)
+        return withdrawing.Place(self.store, self.objects, collect.site(self.folder).secret, self._hubs(""))
 
     def trust(self, remote: str) -> None:
         """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""

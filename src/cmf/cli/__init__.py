@@ -39,6 +39,8 @@ COMMANDS = {
     "du": ("cmf.cli.space", "what takes space here, and for whom"),
     "gc": ("cmf.cli.space", "free what nothing refers to, or what remotes hold"),
     "verify": ("cmf.cli.verifying", "check every hash and signature that is here"),
+    "retract": ("cmf.cli.withdraw", "hide an execution or a record from everybody, reversibly"),
+    "redact": ("cmf.cli.withdraw", "drop records' bytes for ever, here and everywhere"),
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
     "metric": ("cmf.cli.tell", "say from inside a run: numbers"),
     "param": ("cmf.cli.tell", "say from inside a run: parameters"),

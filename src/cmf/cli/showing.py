@@ -18,7 +18,7 @@ from cmf.cli import render
 from cmf.comparison import Changes, Difference
 from cmf.graph import views
 from cmf.model import encoding
-from cmf.repo import Status
+from cmf.overview import Status
 from cmf.series import Points
 from cmf.slicing import FOLDER, PART_OF
 

@@ -131,6 +131,30 @@ def find(connection: Connection, record_id: bytes) -> list[Item]:
     return found
 
 
+def carried(connection: Connection, record_id: bytes) -> bool:
+    """Tell whether any segment carries a record, with its bytes or without."""
+    rows = connection.execute(
+        "SELECT g.header, g.signature, g.body FROM carried c JOIN segment g ON g.g = c.g WHERE c.prefix = ?",
+        (prefix(record_id),),
+    ).fetchall()
+    return any(record_id == id_ for parts in rows for id_, _ in segments.body_of(segments.parse(*parts)).frames)
+
+
+def beginning(connection: Connection, start: str) -> list[Item]:
+    """Return every held copy of the records whose ids begin with some hex digits, eight at least."""
+    low, high = (bytes.fromhex(start.ljust(64, digit)) for digit in "0f")
+    ids = {
+        id_ for (id_,) in connection.execute("SELECT id FROM pending WHERE id >= ? AND id <= ?", (low, high)).fetchall()
+    }
+    for parts in connection.execute(
+        "SELECT header, signature, body FROM segment WHERE g IN "
+        "(SELECT g FROM carried WHERE prefix >= ? AND prefix <= ?)",
+        (prefix(low), prefix(high)),
+    ).fetchall():
+        ids.update(id_ for id_, _ in segments.records_of(segments.parse(*parts)) if low <= id_ <= high)
+    return [item for id_ in sorted(ids) for item in find(connection, id_)]
+
+
 def held(connection: Connection, record_ids: AbstractSet[bytes]) -> set[bytes]:
     """Return which of these records are held; the segments that may hold some are each read once."""
     found: set[bytes] = set()

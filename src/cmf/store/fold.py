@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -15,9 +16,9 @@ from cmf.graph.projection import ArtifactRow, BirthRow, EventRow, LinkRow, Prope
 from cmf.store import current
 from cmf.store.batch import RECORD_HIDDEN, Batch, Item, keys_of
 from cmf.store.dialect import Connection, known
-from cmf.store.redacting import redact
+from cmf.store.redacting import drop_pending, redact
 
-__all__ = ["Find", "Item", "fold"]
+__all__ = ["Find", "Item", "fold", "forget"]
 
 Find = Callable[[bytes], list[Item]]
 """Returns every held copy of a record, those of the batch included: a retraction may come after what it is about."""
@@ -39,6 +40,16 @@ def fold(connection: Connection, items: Iterable[Item], find: Find) -> None:
     retractions = [made for _, made in batch.of(PropertyRow) if made.key == registers.RETRACTED] + undone
     if retractions:
         _retract(batch, retractions, find)
+    if batch.executions:
+        current.executions(batch)
+
+
+def forget(connection: Connection, record_ids: AbstractSet[bytes], find: Find) -> None:
+    """Take records that are not sealed yet out of the store, as if they had never been committed."""
+    batch = Batch(connection, ())
+    undone = drop_pending(batch, record_ids)
+    if undone:
+        _retract(batch, undone, find)
     if batch.executions:
         current.executions(batch)
 

@@ -6,7 +6,8 @@ it back. So the order in which a record and its redaction come makes no differen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import msgspec
@@ -25,6 +26,13 @@ FOLDED_UP_TO = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending W
 
 _json = msgspec.json.Decoder()
 _name = msgspec.json.Encoder()
+
+
+Copy = tuple[str, bytes]
+"""A record as one scope carries it: the scope and the record's id."""
+
+Goes = Callable[[str, bytes, bytes], bool]
+"""Tells of (scope, id, bytes) of a copy whether it is dropped."""
 
 
 class Carrier(NamedTuple):
@@ -50,13 +58,29 @@ def redact(batch: Batch, items: Iterable[Item]) -> list[PropertyRow]:
         return []
     asked = {id_ for item in items for id_ in (item.id, model.redacts(item.record)) if id_ is not None}
     said.load(nodes.record_key(id_) for id_ in asked)
-    gone = _drop(batch.connection, {id_ for id_ in asked if said.known(nodes.record_key(id_))}, said)
+    covered = {id_ for id_ in asked if said.known(nodes.record_key(id_))}
+
+    def goes(scope: str, id_: bytes, data: bytes) -> bool:
+        return said.covers(scope, nodes.record_key(id_)) and segments.can_redact(data, model.trusted(data))
+
+    sealed = _drop_sealed(batch.connection, covered, goes)
+    return _forget_all(batch, {**sealed, **_drop_pending(batch.connection, covered, goes)})
+
+
+def drop_pending(batch: Batch, ids: AbstractSet[bytes]) -> list[PropertyRow]:
+    """Drop records that wait to be sealed, as if they had never been; return the rows of retractions among them."""
+    return _forget_all(batch, _drop_pending(batch.connection, ids))
+
+
+def _forget_all(batch: Batch, gone: Mapping[Copy, bytes]) -> list[PropertyRow]:
+    """Forget the rows of records that went; return those of retractions."""
     undone = []
-    for item in gone:
-        if item.record is None:
+    for (scope, id_), data in gone.items():
+        record = model.trusted(data)
+        if record is None:
             continue
-        made = row(item.scope, item.id, item.record, item.data)
-        _forget(batch, item, made)
+        made = row(scope, id_, record, data)
+        _forget(batch, Item(scope, id_, data, record), made)
         if isinstance(made, PropertyRow) and made.key == registers.RETRACTED:
             undone.append(made)
     return undone
@@ -65,36 +89,39 @@ def redact(batch: Batch, items: Iterable[Item]) -> list[PropertyRow]:
 # ---- truth -------------------------------------------------------------------------------------------------------
 
 
-def _drop(connection: Connection, ids: set[bytes], said: Covered) -> list[Item]:
-    """Drop the bytes of these records wherever a redaction covers them; return what went, each once a scope."""
-    gone: dict[tuple[str, bytes], Item] = {}
-
-    def take(scope: str, id_: bytes, data: bytes) -> bool:
-        record = model.trusted(data)
-        if not said.covers(scope, nodes.record_key(id_)) or not segments.can_redact(data, record):
-            return False
-        gone[scope, id_] = Item(scope, id_, data, record)
-        return True
-
+def _drop_sealed(connection: Connection, ids: AbstractSet[bytes], goes: Goes) -> dict[Copy, bytes]:
+    """Drop the bytes of these records from the segments that carry them; return what went."""
+    gone: dict[Copy, bytes] = {}
     for held in _carriers(connection, ids):
         frames = segments.body_of(held.segment).frames
-        kept = [
-            (id_, None if data is not None and id_ in ids and take(held.scope, id_, data) else data)
+        mine = {
+            (held.scope, id_): data
             for id_, data in frames
-        ]
-        if kept != frames:
-            body = segments.with_body(held.segment, kept).body
+            if data is not None and id_ in ids and goes(held.scope, id_, data)
+        }
+        if mine:
+            left = [(id_, None if (held.scope, id_) in mine else data) for id_, data in frames]
+            body = segments.with_body(held.segment, left).body
             connection.execute("UPDATE segment SET body = ? WHERE g = ?", (body, held.g))
+            gone |= mine
+    return gone
+
+
+def _drop_pending(connection: Connection, ids: AbstractSet[bytes], goes: Goes | None = None) -> dict[Copy, bytes]:
+    """Drop these records from what waits to be sealed; return what went."""
+    gone: dict[Copy, bytes] = {}
     for id_ in sorted(ids):
         for scope, data in connection.execute("SELECT scope, data FROM pending WHERE id = ?", (id_,)).fetchall():
-            if take(scope, id_, data):
+            if goes is None or goes(scope, id_, data):
+                gone[scope, id_] = data
                 connection.execute("DELETE FROM pending WHERE id = ? AND scope = ?", (id_, scope))
                 connection.execute("DELETE FROM waiting WHERE id = ? AND scope = ?", (id_, scope))
-    connection.execute(FOLDED_UP_TO, connection.execute("SELECT p FROM folded").fetchone())
-    return list(gone.values())
+    if gone:
+        connection.execute(FOLDED_UP_TO, connection.execute("SELECT p FROM folded").fetchone())
+    return gone
 
 
-def _carriers(connection: Connection, ids: set[bytes]) -> Iterable[Carrier]:
+def _carriers(connection: Connection, ids: AbstractSet[bytes]) -> Iterable[Carrier]:
     """Yield the segments that may carry some records, each once."""
     numbers = {
         g

@@ -21,9 +21,9 @@ from cmf.model.exchange import EVERYTHING, Head, Sample, View, sample_numbers
 from cmf.store import ancestry, schema
 from cmf.store.arriving import Arriving, Outcome, take_in
 from cmf.store.batch import Item
-from cmf.store.chain import all_items, behind, find, held, prefix
+from cmf.store.chain import all_items, beginning, behind, carried, find, held, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
-from cmf.store.fold import fold
+from cmf.store.fold import fold, forget
 from cmf.store.index import SqlIndex
 from cmf.store.proofs import SqlProofs
 from cmf.store.redacting import FOLDED_UP_TO
@@ -442,6 +442,35 @@ class SqlStore:
             for _, data in segments.records_of(segments.parse(*parts)):
                 yield scope, data
         yield from waiting
+
+    def beginning(self, start: str) -> list[Item]:
+        """Return every held copy of the records whose ids begin with some hex digits, eight at least."""
+        with self._sql.read() as connection:
+            return beginning(connection, start)
+
+    def containing(self, text: bytes) -> Iterator[Item]:
+        """Yield every held copy of the records whose bytes contain a text. All that is held is read for it."""
+        for scope, _, wire in self.stored():
+            for id_, data in segments.records_of(segments.from_wire(wire)):
+                if text in data:
+                    yield Item(scope, id_, data, model.trusted(data))
+        with self._sql.read() as connection:
+            rows = connection.execute("SELECT DISTINCT scope, id, data FROM pending ORDER BY scope, id").fetchall()
+        for scope, id_, data in rows:
+            if text in data:
+                yield Item(scope, id_, data, model.trusted(data))
+
+    def is_sealed(self, record_id: bytes) -> bool:
+        """Tell whether a segment carries a record: only then can anybody else know it."""
+        with self._sql.read() as connection:
+            return carried(connection, record_id)
+
+    def forget(self, record_ids: Iterable[bytes]) -> set[bytes]:
+        """Drop those of some records that no segment carries yet, as if they had never been; return which."""
+        with self._sql.write(durable=True) as connection:
+            alone = {id_ for id_ in record_ids if not carried(connection, id_)}
+            forget(connection, alone, lambda id_: find(connection, id_))
+        return alone
 
     def held(self, record_ids: Iterable[bytes]) -> set[bytes]:
         """Return which of these records are held, wherever. Ask for many at once: each segment is read once a call."""
