@@ -15,6 +15,7 @@ from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model import wire
 from cmf.model.exchange import View
+from cmf.objects import manifest
 from cmf.remote import HubClient
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
@@ -212,6 +213,34 @@ def test_small_objects_follow_their_records_under_their_own_scope_alone(hubs: Tw
     assert admin(a).objects("").open(digests.file_digest(mine)).read() == mine
     with pytest.raises(NotFoundError):
         admin(a).objects("").open(digests.file_digest(secret))
+
+
+def test_with_data_large_files_and_whole_folders_follow_their_records(hubs: Two) -> None:
+    a, b = hubs
+    writer = Writer("bytes", seed=45)
+    node = writer.execution("bytes/train", 1)
+    large, member = b"x" * 300_000, b"a file of a folder"
+    folder = manifest.encode([manifest.Entry("a.txt", digests.file_digest(member), len(member))])
+    tree = digests.TREE + digests.file_digest(folder).removeprefix(digests.FILE)
+    for digest, size in ((digests.file_digest(large), 2 << 20), (tree, 2 << 20)):
+        _output(writer, node, "bytes/train", digest, size)
+    writer.seal()
+    pushed(writer, b)
+    there = admin(b).objects("bytes/train")
+    for data, is_folder in ((large, False), (member, False), (folder, True)):
+        there.put(digests.file_digest(data), data, folder=is_folder)
+    asked = wire.AskPeer(name="b", url=b.url, invite=code(b, "read"), scopes=["bytes"], every_s=3600)
+    admin(a).access.add_peer(asked)
+    until(lambda: state(a, "b").turns > 0)
+    assert state(a, "b").objects == 0
+    admin(a).access.remove_peer("b")
+    again = wire.AskPeer(name="b", url=b.url, invite=code(b, "read"), scopes=["bytes"], every_s=3600, data=True)
+    admin(a).access.add_peer(again)
+    until(lambda: state(a, "b").turns > 0)
+    assert state(a, "b").why == ""
+    here = admin(a).objects("bytes/train")
+    for data in (large, member, folder):
+        assert here.open(digests.file_digest(data)).read() == data
 
 
 def _output(writer: Writer, node: str, scope: str, digest: str, size: int) -> None:
