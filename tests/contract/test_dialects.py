@@ -1,4 +1,5 @@
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,12 +7,14 @@ import psycopg
 import pytest
 
 from cmf.errors import UnreachableError
+from cmf.store import schema
 from cmf.store.dialect import Dialect
 from cmf.store.postgres import Postgres
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from tests import databases
 from tests.contract.dialect_suite import DialectSuite, Make
+from tests.unit.store.book import Book
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
@@ -47,18 +50,32 @@ class TestPostgres(DialectSuite):
         first.close()
         second.close()
 
-    def test_a_database_of_the_version_before_gets_what_is_new(self, database: str) -> None:
+    @pytest.mark.parametrize("version", sorted(schema.STEPS))
+    def test_a_database_of_an_older_version_gets_what_is_new_and_keeps_what_it_holds(
+        self, database: str, version: int
+    ) -> None:
         name = databases.fresh()
-        older = Postgres(database, within=name)
-        with older.write() as connection:
-            connection.execute("DROP TABLE whereabouts")
-            connection.execute("UPDATE turn SET version = 2")
-        older.close()
+        book = Book(store=SqlStore(Postgres(database, within=name)))
+        book.made(book.run("p/a", 1), "data")
+        book.seal()
+        book.made(book.run("p/a", 2), "more")  # which is pending
+        before = book.store.dump()
+        added = [re.search("CREATE TABLE (\\w+)", step) for step in schema.steps_from(version - 1)]
+        with book.store._sql.write() as connection:  # as the version before had made it
+            for table in added:
+                if table is not None:
+                    connection.execute(f"DROP TABLE {table[1]}")
+            connection.execute("DROP TABLE series")
+            connection.execute("UPDATE meta SET value = '1' WHERE key = 'derived'")
+            connection.execute("UPDATE turn SET version = ?", (version - 1,))
+        book.store.close()
         for _ in range(2):
-            newer = Postgres(database, within=name)
-            digest = "sha256:" + "0" * 64
-            SqlStore(newer).whereabouts.saw("disk", [digest], now=1)
-            assert SqlStore(newer).whereabouts.of([digest])
+            newer = SqlStore(Postgres(database, within=name))
+            assert newer.dump() == before
+            assert newer._sql.fetch("SELECT version FROM turn") == [(schema.VERSION,)]
+            for table in added:
+                if table is not None:
+                    assert newer._sql.fetch(f"SELECT count(*) FROM {table[1]}") == [(0,)]
             newer.close()
 
     def test_connections_that_the_database_has_ended_are_replaced_and_nobody_notices(self, database: str) -> None:
