@@ -20,6 +20,7 @@ class Status(msgspec.Struct, kw_only=True):
     dropped_first: str
     problems: list[str]
     promised: int
+    promised_executions: int
     scarce: int
     copies: int
     references: int

@@ -625,6 +625,7 @@ class Repo:
             dropped_first=first,
             problems=done.problems,
             promised=len(self.store.promised()),
+            promised_executions=len(self.store.index.referred()),
             scarce=self.space.scarce(),
             copies=self.config.copies,
             references=len(references),

@@ -5,6 +5,7 @@ Composes `transfer`, `collect` and a hub's client. Remembers nothing: a rerun is
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -146,6 +147,22 @@ def pull_lineage(
         witness.prove(store, hub, came, moved.warnings)
     if data:
         _fetch(store, objects, hub, list(answer.lineage.depth), moved, progress)
+    return moved
+
+
+def pull_promised(store: SqlStore, hub: HubClient, *, progress: Progress = nothing) -> Moved:
+    """Bring the executions that are named here and are not here, and none of what those came from in turn.
+
+    Those that the hub does not hold, or lets nobody read here, stay promised.
+    """
+    moved = Moved(refused=[], scopes=[], warnings=[])
+    wanted: dict[bytes, None] = {}
+    for name in store.index.referred():
+        with contextlib.suppress(NotFoundError):
+            wanted.update((wire.raw(text), None) for text in hub.lineage(name, depth_max=0).segments)
+    found = hub.peer.get(store.lacking(wanted))
+    if came := _admit(moved, transfer.LocalPeer(store).take(found), progress):
+        witness.prove(store, hub, came, moved.warnings)
     return moved
 
 

@@ -107,3 +107,28 @@ def test_verify_names_what_a_hub_logged_and_is_not_here_any_more(
     done = cmf(edge, "verify", code=5)
     assert f"segment {hash_.hex()[:12]}: it is entry " in done.out
     assert f"of the log of {hub.url}, and is not here any more" in done.out
+
+
+def test_status_counts_executions_that_are_named_and_not_here_and_pull_brings_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    lab, edge = tmp_path / "lab", tmp_path / "edge"
+    lab.mkdir()
+    edge.mkdir()
+    script(
+        lab,
+        "import cmf\nwith cmf.run('det/sweep', name='sweep') as run:\n"
+        "    with cmf.run('seg/train', name='child', parent=run):\n        pass",
+    )
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "push")
+        cmf(edge, "init", "--site", "edge")
+        cmf(edge, "remote", "add", "origin", hub.url)
+        cmf(edge, "pull", "--scope", "seg/*")
+        assert names(edge) == ["child"]
+        assert "1 execution named here but not here" in cmf(edge, "status").out
+        cmf(edge, "pull", "--promised")
+        assert names(edge) == ["child", "sweep"]
+        assert "named here" not in cmf(edge, "status").out

@@ -190,6 +190,7 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
     shell_complete=completion.names,
     help="Only this execution or artifact and all that came from it.",
 )
+@click.option("--promised", is_flag=True, help="Only the executions that are named here and are not here.")
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 @click.option(
     "--artifact",
@@ -208,6 +209,7 @@ def pull(
     everything: bool,
     ancestors: str,
     descendants: str,
+    promised: bool,
     data: bool,
     artifacts: tuple[str, ...],
     dry_run: bool,
@@ -232,11 +234,16 @@ def pull(
     chosen = view != EVERYTHING
     if bool(ancestors) + bool(descendants) + chosen + everything > 1:
         raise UsageError("--all, --ancestors and --descendants each go with no other choice.", hint="Pull twice.")
+    if promised and (chosen or everything or ancestors or descendants or data or artifacts or dry_run):
+        raise UsageError("--promised goes with no other option but --json.")
     if artifacts and (chosen or everything or ancestors or descendants or dry_run or not data):
         raise UsageError("--artifact goes with --data, and with no other choice of what to pull.")
     with _here(or_make=repo.init) as here, counting("Pulling") as progress:
         if artifacts:
             moved = here.fetch(artifacts, remote=remote, progress=progress)
+        elif promised:
+            here.collect()
+            moved = sync.pull_promised(here.store, here.hub(remote), progress=progress)
         elif root := ancestors or descendants:
             direction: Direction = "up" if ancestors else "down"
             moved = here.pull_lineage(root, direction, remote=remote, data=data, dry=dry_run, progress=progress)

@@ -329,6 +329,9 @@ def status(found: Status) -> None:
     )
     if found.promised:
         out.print(f"  {found.promised} objects are known but not here ('cmf pull --data' brings them)")
+    if found.promised_executions:
+        count = render.count(found.promised_executions, "execution")
+        out.print(f"  {count} named here but not here ('cmf pull --promised' brings them)")
     if found.scarce:
         said = f"{render.count(found.scarce, 'object')} of data with fewer than {found.copies} copies"
         out.print(f"  [yellow]{said}[/yellow] ('cmf push --data' makes one)")

@@ -131,9 +131,13 @@ class HubClient:
         message = wire.Having(streams={stream.hex(): [] for stream in streams}, after=after, below=list(below))
         return self.ask("POST", "/v1/have", message, wire.Held)
 
-    def lineage(self, root: str, *, direction: Direction = "up", all_producers: bool = False) -> LineageAnswer:
+    def lineage(
+        self, root: str, *, direction: Direction = "up", all_producers: bool = False, depth_max: int | None = None
+    ) -> LineageAnswer:
         """Walk at the hub; the answer names the segments that hold every record about what was met."""
         message = AskLineage(root=root, direction=direction, all_producers=all_producers)
+        if depth_max is not None:
+            message = msgspec.structs.replace(message, depth_max=depth_max)
         return self.ask("POST", "/v1/lineage", message, LineageAnswer)
 
     def standing(self, view: View, size: int) -> wire.Standing:

@@ -202,6 +202,22 @@ class SqlIndex:
         found = [node_text(key) for (key,) in rows]
         return [node for node in found if view.covers(node.split(":")[1])]
 
+    def referred(self) -> list[str]:
+        """Return the nodes of executions that are named here and are not here: parents, and where a ``via`` leads."""
+        with self._sql.read() as connection:
+            made = connection.execute(
+                "SELECT DISTINCT n.key FROM link l JOIN node n ON n.i = l.target "
+                "LEFT JOIN execution x ON x.e = l.target "
+                "WHERE l.rel = 'via' AND l.hidden = 0 AND x.e IS NULL"
+            ).fetchall()
+            born = connection.execute(
+                "SELECT b.body FROM execution x JOIN birth b ON b.e = x.e AND b.record = x.record "
+                "LEFT JOIN execution p ON p.id = x.parent WHERE x.parent <> '' AND x.hidden = 0 AND p.e IS NULL"
+            ).fetchall()
+        found = {node_text(key) for (key,) in made if key[:1] == b"e"}
+        records = (model.trusted(body) for (body,) in born)
+        return sorted(found | {record.parent for record in records if isinstance(record, model.Execution)})
+
     def _uses(self, connection: Connection, column: str, wanted: array) -> dict[Node, list[views.Use]]:
         """Return the events of executions (``v.e``) or about artifacts (``v.a``), equal ones once, in order of time."""
         found: dict[Node, list[views.Use]] = defaultdict(list)

@@ -8,6 +8,7 @@ import pytest
 from cmf import moving, sync
 from cmf.errors import UnsupportedError
 from cmf.graph.index import Node
+from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model.exchange import View
 from cmf.model.wire import Role
@@ -184,3 +185,31 @@ def test_access_that_is_granted_later_brings_what_could_not_be_read_before(
     assert pull().segments == 2
     assert reader.executions() == ["run-1", "run-2"]
     assert reader.store.dump() == lab.store.dump()
+
+
+def test_an_execution_that_is_named_and_is_not_here_is_known_to_lack_and_comes_when_asked_for(
+    lab: Writer, hub: HubClient, reader: Reader
+) -> None:
+    scope = f"{lab.name}/train"
+    parent = lab.execution(scope, 1)
+    lab.seal()
+    maker = lab.execution(f"{lab.name}/make", 2, writes=(f"{lab.name}-data",))
+    lab.seal()
+    child = lab.execution(scope, 3, parent=parent)
+    event = model.Event(
+        execution=child.rpartition(":")[2],
+        direction="input",
+        artifact=digests.file_digest(f"{lab.name}-data".encode()),
+        path="data",
+        size=1000,
+        t=2_003,
+    )
+    lab.add(scope, model.Link(source=f"record:{lab.add(scope, event).hex()}", rel="via", to=maker))
+    send(lab, hub)
+    reader.pull(View(scopes=(f"{lab.name}/*",), where="params.number = 3"))
+    assert reader.executions() == ["run-3"]
+    assert reader.store.index.referred() == sorted([maker, parent])
+    sync.pull_promised(reader.store, hub)
+    assert reader.executions() == ["run-1", "run-2", "run-3"]
+    assert reader.store.index.referred() == []
+    assert sync.pull_promised(reader.store, hub).segments == 0
