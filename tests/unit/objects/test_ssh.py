@@ -1,5 +1,6 @@
 """What a machine at the other end of ssh may be, and how it is told when it is not."""
 
+import gc
 import io
 import os
 import shutil
@@ -52,6 +53,7 @@ def test_an_address_says_host_folder_user_and_port(url: str, address: Address) -
     [
         *("ssh://", "ssh:///data", "ssh://host", "ssh://host/", "ssh://host:x/d", "ssh://-oProxyCommand=x/d"),
         *("ssh://-l@host/d", "ssh://a b@host/d", "ssh://host;id/d", "ssh://$(id)@host/d", "ssh://host/a%0ab"),
+        "ssh://host:65536/d",
         *("ssh://u:secret@host/d", "ssh://u:secret/@host/d", "ssh://:secret@host/d", "ssh://u:secret@"),
     ],
 )
@@ -157,3 +159,14 @@ def test_without_the_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "asyncssh", None)
     with pytest.raises(UnsupportedError, match=r"\[ssh\]"):
         SshBucket("ssh://host/data")
+
+
+def test_a_remote_that_is_no_longer_used_hangs_up(sshd: Sshd, private: Path, tmp_path: Path) -> None:
+    bucket = SshBucket(sshd.url(tmp_path / "remote"))
+    bucket.write(NAME, DIGEST, DATA)
+    thread = bucket._line._thread
+    assert thread is not None
+    del bucket
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()

@@ -13,6 +13,7 @@ import hashlib
 import os
 import socket
 import stat
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -42,6 +43,7 @@ class SshBucket:
         address = Address.of(url)
         self._root = address.path
         self._line = Line(url, address)
+        weakref.finalize(self, self._line.leave).atexit = False  # a process that ends hangs up by that
         self._made: set[str] = set()
 
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ The only one who knows how asyncssh connects. What is done by way of a line, `cm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -35,6 +36,8 @@ WINDOW_BYTES = 16 << 20
 ASKED = 64
 """How many questions are on their way at once."""
 
+CLOSE_SECONDS = 5
+PORT_MAX = 65_535
 THREAD = "cmf-ssh"
 
 _URL = re.compile(r"ssh://(?:([^@/]*)@)?(\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)(?::([0-9]{1,5}))?(/.*)?", re.ASCII)
@@ -66,7 +69,10 @@ class Address(NamedTuple):
         path = unquote(match[4] or "").rstrip("/")
         if not path or not path.isprintable():
             raise UsageError(f"{url} names no folder.", hint="It looks like ssh://user@host/absolute/path.")
-        return cls(match[2].strip("[]"), path, match[1] or "", int(match[3] or 0))
+        port = int(match[3] or 0)
+        if port > PORT_MAX:
+            raise UsageError(f"{url} names port {port}, and ports end at {PORT_MAX}.")
+        return cls(match[2].strip("[]"), path, match[1] or "", port)
 
 
 class Line:
@@ -116,10 +122,14 @@ class Line:
 
         for item in islice(items, ASKED):
             begin(item)
-        while waiting:
-            made.append(waiting.popleft().result())
-            for item in islice(items, 1):
-                begin(item)
+        try:
+            while waiting:
+                made.append(waiting.popleft().result())
+                for item in islice(items, 1):
+                    begin(item)
+        finally:
+            for each in waiting:
+                each.cancel()  # who refused one of them isn't asked for the others
         return made
 
     def start(self, work: Callable[[SFTPClient], Awaitable[_Made]]) -> Future[_Made]:
@@ -128,32 +138,48 @@ class Line:
 
     def close(self) -> None:
         """End the connection and the thread."""
+        thread = self._thread
+        self.leave()
+        if thread is not None:
+            thread.join()
+
+    def leave(self) -> None:
+        """End the connection and the thread, and don't wait for that."""
         with self._lock:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._hang_up(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+            loop, self._loop, self._thread = self._loop, None, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(self._hang_up(), loop).add_done_callback(
+                lambda _: loop.call_soon_threadsafe(loop.stop)
+            )
 
     def _submit(self, work: Coroutine[Any, Any, _Made]) -> Future[_Made]:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._loop.set_exception_handler(_stray)
-                self._thread = threading.Thread(target=self._loop.run_forever, name=THREAD, daemon=True)
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=THREAD, daemon=True)
                 logging.getLogger("asyncio").addFilter(_is_worth_telling)
                 self._thread.start()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _hang_up(self) -> None:
+        # asyncssh's own tasks end with the connection; those that wait for it, or connect, end first.
+        ours = asyncio.all_tasks() - {asyncio.current_task()} if self._connection is None else set()
+        for task in ours:
+            task.cancel()
+        if ours:
+            await asyncio.wait(ours, timeout=CLOSE_SECONDS)
         connection, self._connection, self._client = self._connection, None, None
         if connection is not None:
             connection.close()
-            await connection.wait_closed()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.wait_closed(), CLOSE_SECONDS)
+            connection.abort()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
             task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CLOSE_SECONDS)
 
     async def _tried(self, work: Callable[[SFTPClient], Awaitable[_Made]]) -> _Made:
         """Do some work, again if the line was cut meanwhile."""
@@ -236,7 +262,8 @@ class Line:
         """Return what asyncssh raised as the error that it is."""
         import asyncssh
 
-        said = (str(error) or type(error).__name__).rstrip(".")
+        said = "it did not answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", "") or str(error)
+        said = said.rstrip(".") or type(error).__name__
         user, port = self._address.user, self._address.port
         login = f"ssh {f'-p {port} ' if port else ''}{f'{user}@' if user else ''}{self._address.host}"
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
@@ -259,6 +286,12 @@ class Line:
             return UnsupportedError(f"{self._url} does not offer SFTP as it is needed: {said}.")
         if isinstance(error, (ValueError, asyncssh.ConfigParseError, asyncssh.KeyImportError)):
             return UsageError(f"{self._url} cannot be used with this ~/.ssh: {said}.")
+        if isinstance(error, asyncssh.SFTPError) and not isinstance(error, asyncssh.SFTPConnectionLost):
+            return UnreachableError(
+                f"{self._url} could not do what was asked: {said}.",
+                hint="Look whether its disk is full.",
+                kind="remote",
+            )
         return UnreachableError(
             f"{self._url} cannot be reached: {said}.",
             hint="Nothing is lost: run the command again when it can be.",
@@ -282,3 +315,8 @@ def _stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 def _is_worth_telling(record: logging.LogRecord) -> bool:
     """Drop what asyncio logs of each packet that was still on its way when a line was cut."""
     return record.threadName != THREAD or record.levelno >= logging.ERROR
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
