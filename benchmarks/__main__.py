@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
 from benchmarks.capture import page
-from benchmarks.workloads import data, lineage, native, record, remotes, series, start, sync, training, writers
+from benchmarks.workloads import data, lineage, native, record, remotes, scale, series, start, sync, training, writers
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
@@ -61,7 +61,7 @@ def main(words: list[str]) -> int:
 def bench(*, tiny: bool) -> dict[str, Any]:
     """Measure every workload of our own."""
     figures: dict[str, list[float]] = {}
-    for module in (start, record, training, native, data, sync, remotes, lineage, writers, series):
+    for module in (start, record, training, native, data, sync, scale, remotes, lineage, writers, series):
         figures |= _timed(module.__name__.rpartition(".")[2], module.measure, tiny=tiny)
     return {"figures": figures}
 

@@ -16,6 +16,33 @@ class Goal(NamedTuple):
     rate: bool = False
 
 
+def _of_a_hub(key: str, said: str) -> tuple[Goal, ...]:
+    """Return the goals that hold for a hub on each kind of database."""
+    return (
+        Goal(f"push_first{key}", "W5", f"{said}push 1,000 executions, first time", "s", 1),
+        Goal(f"push_one{key}", "W5", f"{said}push one more", "ms", 20),
+        Goal(f"push_one_bytes{key}", "W5", f"{said}push one more, bytes both ways", "kB", 6),
+        Goal(f"push_nothing{key}", "W5", f"{said}push, nothing new", "ms", 30),
+        Goal(f"push_nothing_bytes{key}", "W5", f"{said}push, nothing new, bytes both ways", "kB", 4),
+        Goal(f"pull_all{key}", "W6", f"{said}pull all 1,001 into an empty store", "s", 1),
+        Goal(f"pull_one{key}", "W6", f"{said}pull one of them into an empty store", "ms", 50),
+        Goal(f"page_small{key}", "W8", f"{said}a page of 100 of 1,000 executions", "ms", 10),
+        Goal(f"page_middle{key}", "W8", f"{said}a page of 100 of 10,000 executions", "ms", 10),
+        Goal(f"page_large{key}", "W8", f"{said}a page of 100 of 1,000,000 executions", "ms", 15),
+        Goal(f"page_selective_large{key}", "W8", f"{said}a page of those that a selective filter lets by", "ms", 50),
+        Goal(f"page_broad_large{key}", "W8", f"{said}a page that a broad filter fills", "ms", 50),
+        Goal(f"page_none_large{key}", "W8", f"{said}what two broad conditions let by that none satisfies", "ms", 250),
+        Goal(f"start_empty{key}", "W8", f"{said}start of an empty one", "s", 0.6),
+        Goal(f"start_full{key}", "W8", f"{said}start with 1,000,000 executions", "s", 0.6),
+        Goal(f"memory_empty{key}", "W8", f"{said}memory of an empty one", "MiB", 80),
+        Goal(f"memory_full{key}", "W8", f"{said}memory with 1,000,000 executions, after these pages", "MiB", 200),
+        Goal(
+            f"million_pushed{key}", "W10", f"{said}10^6 records sealed and pushed, until all are acknowledged", "s", 30
+        ),
+        Goal(f"million_folded{key}", "W10", f"{said}the same folded from nothing at the hub", "s", 25),
+    )
+
+
 GOALS = (
     Goal("install_size", "W0", "core install, with its bytecode", "MB", 30),
     Goal("install_count", "W0", "core install, distributions", "", 15),
@@ -35,13 +62,8 @@ GOALS = (
     Goal("data_large_again", "W4", "version it again, unchanged", "ms", 5),
     Goal("data_many", "W4", "version 10,000 files of 10 KiB, durable", "s", 0.6),
     Goal("data_many_again", "W4", "version them again, unchanged", "s", 0.1),
-    Goal("push_first", "W5", "push 1,000 executions, first time", "s", 1),
-    Goal("push_one", "W5", "push one more", "ms", 20),
-    Goal("push_one_bytes", "W5", "push one more, bytes both ways", "kB", 6),
-    Goal("push_nothing", "W5", "push, nothing new", "ms", 30),
-    Goal("push_nothing_bytes", "W5", "push, nothing new, bytes both ways", "kB", 4),
-    Goal("pull_all", "W6", "pull all 1,001 into an empty store", "s", 1),
-    Goal("pull_one", "W6", "pull one of them into an empty store", "ms", 50),
+    *_of_a_hub("", ""),
+    *_of_a_hub("_postgres", "hub on PostgreSQL: "),
     Goal("chain_walk", "W7", "ancestors in a chain of 300: the walk", "ms", 5),
     Goal("chain_views", "W7", "the same, everything met as views", "ms", 5),
     Goal("layered_walk", "W7", "ancestors in 50 layers of 100, each of three: the walk", "ms", 15),
@@ -112,6 +134,10 @@ UNGOALED = {
     "large_to_bucket_raw": "s to put its bytes to S3 raw (W9)",
     "push_first_bytes": "kB on the wire of the first push (W5)",
     "pull_all_bytes": "kB on the wire of a first pull (W6)",
+    "push_first_bytes_postgres": "kB on the wire of the first push to a hub on PostgreSQL (W5)",
+    "million_memory": "MiB of memory that this push takes beyond what the site held before (W10)",
+    "million_memory_postgres": "MiB the same, to a hub on PostgreSQL (W10)",
+    "pull_all_bytes_postgres": "kB on the wire of a first pull from it (W6)",
 }
 """Measured beside the goals, for who wants to compare."""
 

@@ -20,9 +20,10 @@ STOP_SECONDS = 30
 
 
 @contextlib.contextmanager
-def hub(folder: Path, name: str = "hub") -> Iterator[str]:
-    """Run `cmf hub serve` for the length of a block; lend its URL."""
-    command = (sys.executable, "-m", "cmf", "hub", "serve", "--folder", str(folder / name), "--port", "0")
+def hub(folder: Path, name: str = "hub", database: str = "") -> Iterator[str]:
+    """Run `cmf hub serve` for the length of a block, on its own file or a database by its URL; lend its URL."""
+    command = [sys.executable, "-m", "cmf", "hub", "serve", "--folder", str(folder / name), "--port", "0"]
+    command += ["--database", database] if database else []
     with open(folder / f"{name}.log", "w+", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,

@@ -43,6 +43,8 @@ class Sizes:
     peer_writers: int
     peer_records: int
     peer_points: int
+    listed: tuple[int, int, int]
+    mass_executions: int
 
 
 FULL = Sizes(
@@ -72,6 +74,8 @@ FULL = Sizes(
     peer_writers=8,
     peer_records=100,
     peer_points=100_000,
+    listed=(1_000, 10_000, 1_000_000),
+    mass_executions=100_000,
 )
 TINY = Sizes(
     starts=2,
@@ -100,6 +104,8 @@ TINY = Sizes(
     peer_writers=2,
     peer_records=5,
     peer_points=100,
+    listed=(20, 40, 80),
+    mass_executions=100,
 )
 FAN_IN = (0, 7, 31)
 """Which artifacts of the layer before an execution reads, counted from its own place on."""

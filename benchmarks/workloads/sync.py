@@ -5,19 +5,43 @@ Times are taken straight from hub to site. Bytes are counted in moves of their o
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks import network, processes, work
+from tests import databases
 
 MODULE = "benchmarks.workloads.sync"
 
 
 def measure(*, tiny: bool) -> dict[str, list[float]]:
-    """Return the figures of W5 and W6."""
+    """Return the figures of W5 and W6, with a hub on its own file and with one on PostgreSQL."""
+    found = _measured("", tiny=tiny)
+    with databases.running() as server:
+        return found | {f"{key}_postgres": values for key, values in _measured(server, tiny=tiny).items()}
+
+
+class _Hub(NamedTuple):
+    """A hub that runs: its URL, its folder, and its database if that is elsewhere."""
+
+    url: str
+    folder: Path
+    database: str
+
+
+@contextlib.contextmanager
+def _hub(folder: Path, name: str, server: str) -> Iterator[_Hub]:
+    database = databases.another(server) if server else ""
+    with network.hub(folder, name, database) as url:
+        yield _Hub(url, folder / name, database)
+
+
+def _measured(server: str, *, tiny: bool) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     with processes.empty_folder() as folder:
         processes.repository(folder)
@@ -26,43 +50,45 @@ def measure(*, tiny: bool) -> dict[str, list[float]]:
             # Each repetition is the first push of an untouched copy, to a hub that holds nothing.
             site = folder / f"site{repeat}"
             shutil.copytree(folder / "work", site, symlinks=True)
-            with network.hub(folder, f"hub{repeat}") as url:
-                _add(found, processes.part(MODULE, "first", folder, tiny=tiny, work=site, told={"url": url}))
+            with _hub(folder, f"hub{repeat}", server) as hub:
+                told = {"url": hub.url}
+                _add(found, processes.part(MODULE, "first", folder, tiny=tiny, work=site, told=told))
                 if repeat == 0:
-                    _add(found, _more(folder, site, url, tiny=tiny))
-        with network.hub(folder, "counted") as url, network.Relay(_port(url)) as relay:
-            _add(found, _first_counted(folder, relay, tiny=tiny))
+                    _add(found, _more(folder, site, hub, tiny=tiny))
+        with _hub(folder, "counted", server) as hub, network.Relay(_port(hub.url)) as relay:
+            _add(found, _first_counted(folder, relay, hub, tiny=tiny))
     return found
 
 
-def _more(folder: Path, site: Path, url: str, *, tiny: bool) -> dict[str, list[float]]:
+def _more(folder: Path, site: Path, hub: _Hub, *, tiny: bool) -> dict[str, list[float]]:
     """Push one more and nothing new, some times over, then pull it all and one of it into empty stores."""
-    with network.Relay(_port(url)) as relay:
-        _join(folder, site, relay, "hub0")
-        told = {"url": url, "counted": "counted", "counter": str(relay.counter)}
+    with network.Relay(_port(hub.url)) as relay:
+        _join(folder, site, relay, hub)
+        told = {"url": hub.url, "counted": "counted", "counter": str(relay.counter)}
         found = processes.part(MODULE, "again", folder, tiny=tiny, work=site, told=told)
-    wanted = {"url": url, "one": found.pop("one"), "count": str(found.pop("count"))}
+    wanted = {"url": hub.url, "one": found.pop("one"), "count": str(found.pop("count"))}
     return found | processes.part(MODULE, "pulls", folder, tiny=tiny, told=wanted)
 
 
-def _first_counted(folder: Path, relay: network.Relay, *, tiny: bool) -> dict[str, list[float]]:
+def _first_counted(folder: Path, relay: network.Relay, hub: _Hub, *, tiny: bool) -> dict[str, list[float]]:
     """Count the bytes of a first push, and of a pull of all of it."""
-    _join(folder, folder / "work", relay, "counted")
+    _join(folder, folder / "work", relay, hub)
     told = {"url": "counted", "counter": str(relay.counter)}
     pushed = processes.part(MODULE, "first", folder, tiny=tiny, told=told)
     empty = folder / "empty"
     empty.mkdir()
     processes.run((sys.executable, "-m", "cmf", "init"), folder, work=empty)
-    _join(folder, empty, relay, "counted")
+    _join(folder, empty, relay, hub)
     before = sum(relay.counts.values())
     processes.run((sys.executable, "-m", "cmf", "pull", "counted"), folder, work=empty)
     return {"push_first_bytes": pushed["bytes"], "pull_all_bytes": [(sum(relay.counts.values()) - before) / 1000]}
 
 
-def _join(folder: Path, site: Path, relay: network.Relay, hub: str) -> None:
+def _join(folder: Path, site: Path, relay: network.Relay, hub: _Hub) -> None:
     """Let a site join a hub through the relay: a hub's own user is only known at its own port."""
     cmf = (sys.executable, "-m", "cmf")
-    code = processes.run((*cmf, "hub", "invite", "--folder", folder / hub, "bench"), folder).split()[0]
+    where = ("--folder", hub.folder, *(("--database", hub.database) if hub.database else ()))
+    code = processes.run((*cmf, "hub", "invite", *where, "bench"), folder).split()[0]
     url = f"http://{network.LOOPBACK}:{relay.port}"
     processes.run((*cmf, "remote", "add", "counted", url, "--invite", code), folder, work=site)
 

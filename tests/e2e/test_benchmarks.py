@@ -18,6 +18,8 @@ DIFFERENCES = {
     "recorder_memory",
     "data_small_memory",
     "mass_memory",
+    "million_memory",
+    "million_memory_postgres",
 }
 
 PEERS = {
@@ -41,7 +43,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, isolated_session: Path) -> P
         check=False,
         text=True,
         capture_output=True,
-        timeout=110,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return out
