@@ -393,10 +393,10 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
     for warning in moved.warnings:
         click.echo(f"{click.style('warning', fg='yellow')}  {warning}", err=True)
     if moved.segments or moved.objects:
-        click.echo(
-            f"{what} {render.count(moved.records, 'record')} in {render.count(moved.segments, 'segment')}, "
-            f"and {render.count(moved.objects, 'object')} ({render.size(moved.object_bytes)})."
-        )
+        records = f"{render.count(moved.records, 'record')} in {render.count(moved.segments, 'segment')}"
+        objects = f"{render.count(moved.objects, 'object')} ({render.size(moved.object_bytes)})"
+        both = [text for text, is_some in ((records, moved.segments), (objects, moved.objects)) if is_some]
+        click.echo(f"{what} {', and '.join(both)}.")
     elif not moved.refused:
         click.echo("Nothing new.")
     if moved.scopes:
