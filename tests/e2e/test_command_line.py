@@ -198,7 +198,7 @@ MISTAKES = [
     (("run", "--param", "novalue", "--", "true"), 2, "is not a parameter"),
     (("push",), 3, "no remote 'origin'"),
     (("push", "nowhere"), 3, "no remote 'nowhere'"),
-    (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "cannot be used together"),
+    (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "each go with no other choice"),
     (("remote", "add", "origin", "ftp://somewhere"), 2, "no remote that cmf can use"),
     (("remote", "remove", "origin"), 3, "no remote 'origin'"),
     (("init", "--site", "not a name"), 2, "not a site's name"),
