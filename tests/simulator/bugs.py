@@ -212,6 +212,6 @@ BUGS: dict[str, Bug] = {
 RARE = {
     "hubs that sync bring each other only streams that are new": 60,
     "a journal goes before its records are durable": 50,
-    "nobody compares a hub's log with what it was": 90,
+    "nobody compares a hub's log with what it was": 240,
 }
 """From which seed on to look for those that few stories show."""

@@ -161,7 +161,8 @@ def test_a_store_of_an_older_format_is_folded_again_from_its_truth(path: Path) -
     connection = sqlite3.connect(path)
     connection.execute("DROP INDEX execution_parent")
     connection.execute("ALTER TABLE execution DROP COLUMN parent")
-    connection.execute("DROP TABLE whereabouts")
+    for table in ("whereabouts", "proof", "proof_node"):
+        connection.execute(f"DROP TABLE {table}")
     connection.execute("DELETE FROM meta WHERE key = 'derived'")
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
@@ -177,7 +178,8 @@ def test_a_store_of_the_version_before_keeps_its_truth_and_gets_what_is_new(path
     store.set_meta("a", "b")
     store.close()
     connection = sqlite3.connect(path)
-    connection.execute("DROP TABLE whereabouts")
+    for table in ("whereabouts", "proof", "proof_node"):
+        connection.execute(f"DROP TABLE {table}")
     connection.execute("PRAGMA user_version = 2")
     connection.commit()
     connection.close()
