@@ -141,7 +141,19 @@ UNGOALED = {
 }
 """Measured beside the goals, for who wants to compare."""
 
+_PROOF = (
+    "behind each push that moved something the hub is asked to show that its log holds it, which is one request more."
+)
 WHY = {
+    "push_one_bytes": _PROOF,
+    "push_one_bytes_postgres": _PROOF,
+    "push_one_postgres": "PostgreSQL is asked some twenty times in the transaction that commits a segment, each time "
+    "over a socket, and " + _PROOF,
+    "push_first_postgres": "as on a file; PostgreSQL checks and stores each row once more, in a process of its own.",
+    "large_from_folder": "what is fetched can go on where it was cut, so it passes through Python and is written and "
+    "synced there; a file of this machine could be copied as fast as it is versioned.",
+    "many_to_bucket": "the packs are hashed and framed in Python before they are sent, and what the bucket holds is "
+    "asked first; the raw way reads and sends.",
     "push_first": "most of it is not sending: the journals of 1,000 executions are folded here before they are sealed, "
     "and each record is decoded, checked and folded once more at the hub, in one process and one thread.",
     "chain_views": "the walk is what the goal means; with views, each execution comes with all its events, parameters "
