@@ -33,20 +33,20 @@ def measure(*, tiny: bool) -> dict[str, list[float]]:
 
 def beside(*, tiny: bool) -> dict[str, list[float]]:
     """Return the figures of W4 as they are compared with those of others, in seconds, once."""
-    with processes.empty_folder() as folder:
-        processes.repository(folder)
-        return processes.part(MODULE, "whole", folder, tiny=tiny)
-
-
-def whole(*, tiny: bool) -> dict[str, list[float]]:
-    """Version a folder of small files, and a large one."""
     found: dict[str, list[float]] = {}
-    both = {name: made(name, tiny=tiny) for name in ("many", "large")}
-    time.sleep(SETTLED_SECONDS)
-    for name, path in both.items():
-        cold, again, _ = _versioned(path)
-        found |= {f"files_{name}": [cold], f"files_{name}_again": [again]}
+    for name in ("many", "large"):
+        with processes.empty_folder() as folder:
+            processes.repository(folder)
+            found |= processes.part(MODULE, "whole", folder, tiny=tiny, told={"name": name})
     return found
+
+
+def whole(*, tiny: bool, name: str) -> dict[str, list[float]]:
+    """Version a folder of small files, or a large one."""
+    path = made(name, tiny=tiny)
+    time.sleep(SETTLED_SECONDS)
+    cold, again, _ = _versioned(path)
+    return {f"files_{name}": [cold], f"files_{name}_again": [again]}
 
 
 def large(*, tiny: bool) -> dict[str, list[float]]:
