@@ -23,6 +23,8 @@ from cmf.store.sql import SqlStore
 from cmf.worktree import machine
 
 GRACE_SECONDS = 10
+CONNECTIONS_MAX = 4_000
+"""More connections at once are told 503. Sites keep theirs open for a while, so it is not only who is being served."""
 
 
 def serve(
@@ -164,7 +166,7 @@ def _run(hub: Hub, listener: socket.socket, settings: keeping.Settings, *, start
         lifespan="on",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=1000,
+        limit_concurrency=CONNECTIONS_MAX,
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )
