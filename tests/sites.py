@@ -1,6 +1,5 @@
 """A site without processes: a store whose records name objects, for tests of what becomes of those."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +12,6 @@ from cmf.remote.data import DataRemote
 from cmf.store.sql import SqlStore
 
 SECRET = b"s" * 32
-
-
-def clock() -> collect.Clock:
-    return collect.Clock(time.time_ns() // 1000, time.monotonic())
 
 
 class Site:
@@ -78,8 +73,8 @@ class Site:
         """Sign what is pending."""
         from cmf import sync
 
-        collect.collect(self.folder, self.store, self.objects, clock())
-        sync.seal(self.folder, self.store, clock())
+        collect.collect(self.folder, self.store, self.objects, collect.Clock.now())
+        sync.seal(self.folder, self.store, collect.Clock.now())
 
     def free(self, *holders: DataRemote, copies: int = 0, force: bool = True, older_than: float = 0.0) -> freeing.Freed:
         """Free what need not be kept; by default also what was put just now."""
@@ -87,7 +82,7 @@ class Site:
             self.folder,
             self.store,
             self.objects,
-            clock(),
+            collect.Clock.now(),
             older_than=older_than,
             holders=holders,
             copies=copies,

@@ -65,7 +65,7 @@ def _collected(folder: Path) -> tuple[float, float, int]:
     from cmf.objects.local import LocalObjects
 
     store = collect.open_store(folder)
-    clock = collect.Clock(time.time_ns() // 1000, time.monotonic())
+    clock = collect.Clock.now()
     objects, identity, done = LocalObjects(folder / "objects"), collect.site(folder), collect.Collected(problems=[])
     started = time.perf_counter()
     paths = sorted((folder / "journal").glob("*.j"))

@@ -264,7 +264,7 @@ def _journals(place: Place) -> Iterator[Finding]:
             continue  # another process collected it
     if ended:
         with contextlib.closing(collect.open_store(place.folder)) as store:
-            done = collect.collect(place.folder, store, LocalObjects(place.folder / "objects"), now())
+            done = collect.collect(place.folder, store, LocalObjects(place.folder / "objects"), collect.Clock.now())
         ended = [path for path in ended if path.exists()]
         for problem in done.problems:
             yield _wrong("journals", problem, "Keep the file and report it.")
@@ -384,8 +384,3 @@ CHECKS: tuple[Check, ...] = (
     *(_settings, _keys, _clock, _leftovers, _lock, _journals, _database, _hubs),
 )
 NEED_STORE = frozenset({_settings, _keys, _clock, _leftovers, _lock, _journals, _database, _hubs})
-
-
-def now() -> collect.Clock:
-    """Return the time that a collection is handed."""
-    return collect.Clock(time.time_ns() // 1000, time.monotonic())

@@ -282,8 +282,7 @@ def known(folder: Path, prefix: str) -> collect.Known:
     """Return what a resumed run must know of the execution that it goes on with; `NotFoundError` if it isn't here."""
     from cmf import collect
 
-    clock = collect.Clock(clocks.time_ns() // 1000, clocks.monotonic())
-    found = collect.known_execution(folder, prefix, clock)
+    found = collect.known_execution(folder, prefix, collect.Clock.now())
     if found is None:
         raise NotFoundError(
             f"There is no execution '{prefix}' here to resume.",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -98,7 +97,7 @@ class Repo:
 
     def collect(self, *, cut: bool = False) -> collect.Collected:
         """Take in what was recorded since. Every question does this by itself."""
-        self.collected = collect.collect(self.folder, self.store, self.objects, now(), cut=cut)
+        self.collected = collect.collect(self.folder, self.store, self.objects, collect.Clock.now(), cut=cut)
         return self.collected
 
     # ---- questions -----------------------------------------------------------------------------------------------
@@ -453,7 +452,7 @@ class Repo:
         ``since``: a bundle that came from there; what its maker held is left out. See `cmf.sync.pack`.
         """
         self.collect(cut=True)
-        sync.seal(self.folder, self.store, now())
+        sync.seal(self.folder, self.store, collect.Clock.now())
         held: Sequence[Sample] = ()
         if since:
             with Bundle.open(Path(since)) as theirs:
@@ -515,12 +514,14 @@ class Repo:
 
     def retract(self, what: str, *, undo: bool = False, reason: str = "") -> withdrawing.Retracted:
         """Hide an execution, or a record by its id, from everybody; ``undo`` shows it again. See `cmf.withdrawing`."""
-        return withdrawing.retract(self._withdrawing(), what, undo=undo, reason=reason, now_us=now().wall_us)
+        return withdrawing.retract(
+            self._withdrawing(), what, undo=undo, reason=reason, now_us=collect.Clock.now().wall_us
+        )
 
     def redact(self, *records: str, reason: str = "", objects: bool = False) -> withdrawing.Redacted:
         """Drop the bytes of records, named by their ids, for ever. See `cmf.withdrawing.redact`."""
         return withdrawing.redact(
-            self._withdrawing(), records, reason=reason, drop_objects=objects, now_us=now().wall_us
+            self._withdrawing(), records, reason=reason, drop_objects=objects, now_us=collect.Clock.now().wall_us
         )
 
     def _withdrawing(self) -> withdrawing.Place:
@@ -544,10 +545,18 @@ class Repo:
         there = self.remote(remote)
         if isinstance(there, DataRemote):
             return moving.push_data(
-                self.folder, self.store, self.objects, there.objects(), now(), dry=dry, progress=progress
+                self.folder, self.store, self.objects, there.objects(), collect.Clock.now(), dry=dry, progress=progress
             )
         return sync.push(
-            self.folder, self.store, self.objects, there, now(), data=data, relay=relay, dry=dry, progress=progress
+            self.folder,
+            self.store,
+            self.objects,
+            there,
+            collect.Clock.now(),
+            data=data,
+            relay=relay,
+            dry=dry,
+            progress=progress,
         )
 
     def pull(
@@ -651,11 +660,6 @@ class Repo:
         """Have a hub show that its log is as it was, and holds what it sent or acknowledged; return what is wrong."""
         there = self.remote(remote)
         return [] if isinstance(there, DataRemote) else witness.ask(self.store, there)
-
-
-def now() -> collect.Clock:
-    """Return the time that a collection is handed."""
-    return collect.Clock(time.time_ns() // 1000, time.monotonic())
 
 
 def init(path: str | os.PathLike[str] | None = None, *, site: str = "") -> Repo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -56,7 +55,7 @@ class Space:
             self._folder,
             self._store,
             self._objects,
-            _now(),
+            collect.Clock.now(),
             older_than=older_than,
             holders=[*self._holders(remote)] if elsewhere else (),
             copies=(copies or self._config.copies) if elsewhere else 0,
@@ -100,7 +99,7 @@ class Space:
 
     def costs(self) -> costs.Costs:
         """Return what the objects here cost, and for whom they are kept. See `cmf.costs`."""
-        collect.collect(self._folder, self._store, self._objects, _now())
+        collect.collect(self._folder, self._store, self._objects, collect.Clock.now())
         return costs.count(self._folder, self._store, self._objects)
 
     def scarce(self) -> int:
@@ -129,7 +128,3 @@ class Space:
             remotes={name: remote.url for name, remote in self._config.remotes.items()},
             sites=whereabouts.sites(index, next(iter(found.values())).uses, but=self._site),
         )
-
-
-def _now() -> collect.Clock:
-    return collect.Clock(time.time_ns() // 1000, time.monotonic())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -37,6 +38,11 @@ class Clock(msgspec.Struct, frozen=True):
 
     wall_us: int
     monotonic_s: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return the time of this machine."""
+        return cls(time.time_ns() // 1000, time.monotonic())
 
 
 class Collected(msgspec.Struct):

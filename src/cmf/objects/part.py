@@ -32,7 +32,7 @@ class Part(Draft):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(self._file), os.stat(path)):
                 raise BlockingIOError  # who had it has just made it the object
-        except BaseException:
+        except BaseException:  # ctrl-C too: nobody else would close it
             os.close(self._file)
             raise
 

@@ -12,8 +12,7 @@ import pytest
 import urllib3
 
 import cmf
-from cmf import repo as repos
-from cmf import sync
+from cmf import collect, sync
 from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnreachableError, UsageError
 from cmf.hub import serve as serving
 from cmf.hub.auth import Caller
@@ -316,9 +315,9 @@ def test_a_push_and_a_pull_move_small_and_large_ones_and_folders(
                     run.output(name)
             run.output("folder")
         client = hub.client(tmp_path)
-        moved = sync.push(repo.folder, repo.store, repo.objects, client, repos.now())
+        moved = sync.push(repo.folder, repo.store, repo.objects, client, collect.Clock.now())
         assert (moved.stayed, moved.refused) == (0, [])
-        again = sync.push(repo.folder, repo.store, repo.objects, client, repos.now())
+        again = sync.push(repo.folder, repo.store, repo.objects, client, collect.Clock.now())
         assert (again.segments, again.objects, again.stayed) == (0, 0, 0)
     (tmp_path / "other").mkdir()
     with cmf.init(tmp_path / "other") as other:
@@ -344,11 +343,11 @@ def test_a_folder_whose_file_is_lost_stays_and_holds_nothing_else_up(
         repo.collect()
         repo.objects.remove([digests.file_digest(b"soon lost")])
         client = hub.client(tmp_path)
-        moved = sync.push(repo.folder, repo.store, repo.objects, client, repos.now())
+        moved = sync.push(repo.folder, repo.store, repo.objects, client, collect.Clock.now())
         assert (moved.stayed, moved.refused) == (2, [])
         assert client.objects("lost/make").absent([digests.file_digest(b"still here")]) == []
         repo.objects.put(digests.file_digest(b"soon lost"), b"soon lost")
-        moved = sync.push(repo.folder, repo.store, repo.objects, client, repos.now())
+        moved = sync.push(repo.folder, repo.store, repo.objects, client, collect.Clock.now())
         assert (moved.objects, moved.stayed) == (2, 0)
         with pytest.raises(NotFoundError):
             client.objects("lost/make").open(digests.file_digest(b"never was"))

@@ -83,11 +83,6 @@ class Declared(NamedTuple):
     models: tuple[str, ...]
 
 
-def is_pointer(path: str) -> bool:
-    """Tell whether a path of a repository is that of a pointer file."""
-    return path.endswith(SUFFIX) and posixpath.basename(path) != SUFFIX
-
-
 def is_lock(path: str) -> bool:
     """Tell whether a path of a repository is that of a lock file."""
     return posixpath.basename(path) == LOCK

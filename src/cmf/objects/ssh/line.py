@@ -223,7 +223,7 @@ class Line:
                 )
                 try:
                     self._client = await connection.start_sftp_client()
-                except BaseException:
+                except BaseException:  # a cancelled one too: nobody else would end it
                     connection.abort()
                     raise
                 self._connection = connection
