@@ -21,7 +21,7 @@ from cmf.errors import CmfError, DeniedError, NotFoundError, UsageError
 from cmf.model import digest as digests
 from cmf.objects import ObjectStore, manifest
 from cmf.objects.local import LocalObjects
-from cmf.objects.source import measure, read_error
+from cmf.objects.source import changing, measure, read_error
 from cmf.worktree import memory, placing, uri
 from cmf.worktree.memory import Memory
 from cmf.worktree.policy import Policies
@@ -32,8 +32,10 @@ WORTH_BYTES = 1 << 20
 """A folder with so many files, or a file or folder of so many bytes, is worth remembering: less is read as fast."""
 
 
-SEEN_MAX = 20_000
-"""After so many files what was kept is made durable and remembered, so that memory does not grow with their number."""
+AT_ONCE = 20_000
+"""So many files are made durable, remembered or asked about at once, so that memory does not grow with their number."""
+
+ATTEMPTS = 3
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,9 @@ class _Folder(NamedTuple):
 
 
 _Taken = TypeVar("_Taken")
+_Recalled = dict[bytes, tuple[_File, Policy]]
+"""Files that were not read, since the stat memory knows their hashes: by these, with how they are kept."""
+
 _UNKNOWN = (b"", b"")
 
 
@@ -114,9 +119,7 @@ class Files:
             raise read_error(error, os.fspath(path)) from error
         recorded = self.record_path(absolute)
         if not stat.S_ISDIR(found.st_mode):
-            each = _File(*os.path.split(absolute), absolute, found)
-            (kept,) = self._keep([each], policy, is_worth=found.st_size >= WORTH_BYTES)
-            return Kept(digest=kept.entry.digest, size=kept.entry.size, path=recorded, files=1, policy=kept.policy)
+            return self._keep_file(_File(*os.path.split(absolute), absolute, found), recorded, policy)
         kept_folder, data = self._keep_folder(absolute, recorded, policy)
         self.objects.put(digests.object_of(kept_folder.digest), data, durable=False)
         return kept_folder
@@ -207,10 +210,30 @@ class Files:
         if relative is not None and any(part.casefold() in manifest.FORBIDDEN for part in relative.split("/")):
             raise UsageError(f"{absolute} belongs to git or to cmf itself.", hint="Record your own files.")
 
+    def _keep_file(self, each: _File, recorded: str | dict[str, str], policy: Policy | None) -> Kept:
+        is_worth = each.stat.st_size >= WORTH_BYTES
+        for _ in range(ATTEMPTS):
+            recalled: _Recalled = {}
+            (kept,) = self._keep([each], policy, recalled, is_worth=is_worth)
+            if self._confirm(recalled):
+                return Kept(digest=kept.entry.digest, size=kept.entry.size, path=recorded, files=1, policy=kept.policy)
+            self.flush()
+        raise changing(each.path)
+
     def _keep_folder(self, top: str, recorded: str | dict[str, str], policy: Policy | None) -> tuple[Kept, bytes]:
         """Keep the files of a folder, one of its folders after the other; return what it is, and its manifest."""
+        for _ in range(ATTEMPTS):
+            found = self._try_folder(top, recorded, policy)
+            if found is not None:
+                return found
+            self.flush()  # what was remembered was wrong; now it is known better
+        raise changing(top)
+
+    def _try_folder(self, top: str, recorded: str | dict[str, str], policy: Policy | None) -> tuple[Kept, bytes] | None:
+        """Keep a folder; None if a file turns out to be another than was remembered."""
         start = len(os.fsencode(top)) + (not top.endswith("/"))
         written = manifest.Writer()
+        recalled: _Recalled = {}
         size = count = least = 0
 
         def taken(files: list[_File]) -> list[_Read]:
@@ -220,26 +243,36 @@ class Files:
                 raise UsageError(
                     f"{top} holds more than {manifest.FILES_MAX} files.", hint="Record its sub-folders.", kind="limit"
                 )
-            return self._keep_some(files, policy, start)
+            is_worth = len(files) >= WORTH_FILES or sum(each.stat.st_size for each in files) >= WORTH_BYTES
+            return self._keep(files, policy, recalled, is_worth=is_worth, start=start)
 
         for every in self._walk(top, taken):
             written.add(each.entry for each in every)
             size += sum(each.entry.size for each in every)
             least = max(least, *(config.POLICIES.index(each.policy) for each in every))
+            if len(recalled) >= AT_ONCE and not self._confirm(recalled):
+                return None
+            if len(self._seen) >= AT_ONCE:
+                self.flush()
+        if not self._confirm(recalled):
+            return None
         data = written.data()
         digest, chosen = manifest.tree_digest(data), config.POLICIES[least]
         return Kept(digest=digest, size=size, path=recorded, files=count, policy=chosen), data
 
-    def _keep_some(self, files: Sequence[_File], policy: Policy | None, start: int) -> list[_Read]:
-        """Keep the files of one folder, those of its sub-folders left out."""
-        is_worth = len(files) >= WORTH_FILES or sum(each.stat.st_size for each in files) >= WORTH_BYTES
-        every = self._keep(files, policy, is_worth=is_worth, start=start)
-        if len(self._seen) >= SEEN_MAX:
-            self.flush()
-        return every
+    def _keep(
+        self,
+        files: Sequence[_File],
+        policy: Policy | None,
+        recalled: _Recalled,
+        *,
+        is_worth: bool,
+        start: int = 0,
+    ) -> list[_Read]:
+        """Keep files of one folder; what the stat memory knows is believed, and noted to be confirmed.
 
-    def _keep(self, files: Sequence[_File], policy: Policy | None, *, is_worth: bool, start: int = 0) -> list[_Read]:
-        """Keep files of one folder. ``is_worth``: they are many or large enough for the stat memory to help."""
+        ``is_worth``: they are many or large enough for the stat memory to help.
+        """
         known: dict[str, tuple[bytes, bytes]] = {}
         if is_worth:
             folder = files[0].folder
@@ -247,19 +280,26 @@ class Files:
             gone = known.keys() - {each.name for each in files}
             with self._lock:
                 self._gone += [(folder, name) for name in gone]
-        hashes = []
-        for each in files:
-            version, hash_ = known.get(each.name, _UNKNOWN)
-            hashes.append(hash_ if hash_ and version == memory.version(each.stat) else b"")
-        lacking = self.objects.note(set(hashes) - {b""}) if known else set[bytes]()
         every = []
-        for each, hash_ in zip(files, hashes, strict=True):
+        for each in files:
             chosen = policy or (self._policy(each) if self._policies else config.COPY)
-            if hash_ and (hash_ not in lacking or chosen == "reference"):
-                every.append(_read(each, start, digests.FILE + hash_.hex(), each.stat, chosen))
-            else:
+            version, hash_ = known.get(each.name, _UNKNOWN)
+            if not hash_ or version != memory.version(each.stat):
                 every.append(self._read(each, chosen, start, is_worth=is_worth))
+                continue
+            if chosen != "reference":
+                recalled[hash_] = (each, chosen)
+            every.append(_read(each, start, digests.FILE + hash_.hex(), each.stat, chosen))
         return every
+
+    def _confirm(self, recalled: _Recalled) -> bool:
+        """Read after all what the stat memory knows but the objects do not hold; False if one is not what it knew."""
+        is_true = True
+        for hash_ in self.objects.note(recalled) if recalled else ():
+            each, policy = recalled[hash_]
+            is_true &= self._read(each, policy, is_worth=True).entry.digest == digests.FILE + hash_.hex()
+        recalled.clear()
+        return is_true
 
     def _policy(self, each: _File) -> Policy:
         recorded = self.record_path(each.path)

@@ -276,9 +276,26 @@ def test_two_files_are_not_worth_a_database(root: Path, opens: list[str]) -> Non
 def test_many_files_are_remembered_on_the_way_so_that_memory_does_not_grow(
     root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cmf.worktree.files.SEEN_MAX", WORTH_FILES)
+    monkeypatch.setattr("cmf.worktree.files.AT_ONCE", WORTH_FILES)
     files = opened(root)
     files.keep(data)  # no flush
     with contextlib.closing(sqlite3.connect(root / ".cmf" / "stat.db")) as known:
         assert known.execute("SELECT count(*) FROM file").fetchone() == (WORTH_FILES,)
     files.close()
+
+
+@pytest.mark.parametrize("place", ["data", "data/3"])
+def test_what_the_memory_has_wrong_is_read_when_its_object_is_gone(
+    root: Path, data: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "version", lambda found: b"%d" % found.st_ino)  # a change does not show
+    monkeypatch.setattr("cmf.worktree.files.WORTH_BYTES", 1)
+    first = keep(root, root / place)
+    (data / "3").write_bytes(b"ten others")
+    assert keep(root, root / place) == first
+    shutil.rmtree(root / ".cmf" / "objects")
+    again = keep(root, root / place)
+    assert again != first
+    shutil.rmtree(root / ".cmf")
+    (root / ".cmf").mkdir()
+    assert keep(root, root / place) == again  # what a store finds that remembers nothing
