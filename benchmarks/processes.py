@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PRIVATE = ("CMF_", "GIT_", "XDG_", "MLFLOW_", "PYTHON", "VIRTUAL_ENV")
-SECONDS_MAX = 1800
+SECONDS_MAX = 7200
 
 # The greatest resident size is read from /proc where there is one: what the system accounts to a child on its end
 # includes the parent that it was forked from.
