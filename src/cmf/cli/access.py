@@ -152,7 +152,7 @@ def key() -> None:
 @AT
 @click.argument("key")
 def key_revoke(at: str, key: str) -> None:
-    """Refuse all that a KEY signs from now on. What the hub holds of it stays."""
+    """Refuse all that a KEY signs from now on, whoever brings it. What the hub holds of it stays."""
     if not re.fullmatch(r"[0-9a-f]{64}", key):
         raise UsageError(f"'{key[:80]}' is not a key.", hint="'cmf hub who' shows them.")
     with access(at) as hub:

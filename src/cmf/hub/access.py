@@ -191,16 +191,18 @@ class Access:
     # ---- keys ----------------------------------------------------------------------------------------------------
 
     def revoke_key(self, caller: Caller, key: bytes) -> None:
-        """Refuse all that a key signs from now on; what this hub holds of it stays. Nobody enrols it again."""
+        """Refuse all that a key signs from now on; what this hub holds of it stays. Nobody enrols it again.
+
+        Nor brings it: it need not be enrolled here, since a peer vouches for keys that are not.
+        """
         _needs_admin(caller, "")
         with self._sql.write(durable=True) as connection:
             row = connection.execute("SELECT p FROM hub_key WHERE key = ?", (key,)).fetchone()
-            if row is None:
-                raise NotFoundError(f"No key {key.hex()[:16]} is enrolled here.", kind="key")
+            whose = self._name(connection, row[0]) if row else "of nobody here"
             connection.execute(
                 "INSERT INTO hub_revoked (key, at) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, self._now())
             )
-            self._note(connection, caller, "revoked a key", f"{self._name(connection, row[0])} {key.hex()}")
+            self._note(connection, caller, "revoked a key", f"{whose} {key.hex()}")
 
     # ---- rows ----------------------------------------------------------------------------------------------------
 

@@ -173,6 +173,8 @@ class Auth:
         if holder is None:
             if not caller.may("admin", scope):
                 if caller.may("peer", scope):
+                    if self._sql.fetch("SELECT 1 FROM hub_revoked WHERE key = ?", (key,)):
+                        raise _revoked()
                     _must_hold(caller, [role for role in roles if role != "write"], scope)
                     return
                 raise DeniedError(

@@ -141,6 +141,10 @@ def test_a_peer_vouches_in_its_scopes_alone_and_not_for_whom_this_hub_knows(hubs
     found = list(transfer(LocalPeer(reader.store), carriers["peer"].peer, View(own=True)))
     assert {one.outcome for one in found} == {"refused"}
     assert "may not write" in found[0].detail
+    admin_b.revoke_key(unknown.key.public.hex())  # which is enrolled nowhere here
+    chain(unknown, "known", 2)
+    found = list(transfer(LocalPeer(unknown.store), carriers["peer"].peer, View(own=True)))
+    assert "revoked" in {one.kind for one in found if one.scope.startswith("known/")}
 
 
 def test_only_an_admin_of_everything_has_to_do_with_peers(hubs: Two, tmp_path: Path) -> None:
