@@ -47,6 +47,10 @@ class Bucket(Protocol):
         """Return so many bytes from an offset on, fewer only at the file's end."""
         ...
 
+    def open(self, name: str, size: int, offset: int) -> BinaryIO:
+        """Return a reader of the first ``size`` bytes of a file from an offset on."""
+        ...
+
     def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
         """Make a file and return its size; `CorruptError`, and no file, if the bytes have another hash.
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, BinaryIO
 
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UnsupportedError
-from cmf.objects.bucket import IN_FLIGHT, checked, in_flight
+from cmf.objects.bucket import IN_FLIGHT, checked, in_flight, reader
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
@@ -103,6 +103,10 @@ class CloudBucket:
             return b""
         with self._guard():
             return obstore.get_range(self._store, name, start=offset, length=size).to_bytes()
+
+    def open(self, name: str, size: int, offset: int) -> BinaryIO:
+        """Return a reader of the first ``size`` bytes of a file from an offset on."""
+        return reader(self, name, size, offset)
 
     def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
         """Make a file, unless it is there already, and return its size."""

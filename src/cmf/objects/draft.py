@@ -9,8 +9,10 @@ import stat
 from types import TracebackType
 from typing import Self
 
+from cmf.model import digest as digests
+from cmf.objects import mismatched
 from cmf.objects.duplicate import duplicate
-from cmf.objects.source import Source, disk_error
+from cmf.objects.source import Source, changing, disk_error
 
 SYNC_BATCH = 32
 SYNC_THREADS = 8
@@ -44,6 +46,15 @@ class Draft:
             return duplicate(source.file, self._file, source.size)
         except OSError as error:
             raise disk_error(error, f"{source.path} cannot be copied to {self._path}") from error
+
+    def take_as(self, digest: str, source: Source) -> int:
+        """Copy a source and return its size; `CorruptError` if it has another hash, or changed meanwhile."""
+        raw = self.take(source)
+        if raw is None:
+            raise changing(source.path)
+        if (actual := digests.FILE + raw.hex()) != digest:
+            raise mismatched(digest, actual)
+        return source.size
 
     def link(self, source: Source) -> os.stat_result | None:
         """Become another name of a file, which is read-only from now on; None if that can't be.

@@ -125,6 +125,8 @@ class LocalObjects:
         A stream replaces what is held, so that putting a damaged object again mends it.
         """
         path = self._path(digest)
+        if not isinstance(source, bytes) and (size := self._copy(digest, source, durable=durable)) is not None:
+            return size
         start = source if isinstance(source, bytes) else source.read(SMALL_BYTES + 1)
         if isinstance(source, bytes) or len(start) <= SMALL_BYTES:
             while not isinstance(source, bytes) and len(start) <= SMALL_BYTES and (chunk := source.read(SMALL_BYTES)):
@@ -150,6 +152,22 @@ class LocalObjects:
             self._settle(draft, path, durable=durable)
         return size
 
+    def _copy(self, digest: str, opened: BinaryIO, *, durable: bool, beside: bool = False) -> int | None:
+        """Copy a large file, as fast as one goes; None if that is not what was opened.
+
+        ``beside``: only one of the same file system, where that takes so little that it need not be gone on with.
+        """
+        source = Source.of(opened)
+        if source is None:
+            return None
+        with source:
+            if source.size <= SMALL_BYTES or (beside and source.stat.st_dev != os.stat(self._root).st_dev):
+                return None
+            with self._draft() as draft:
+                size = draft.take_as(digest, source)
+                self._settle(draft, self._path(digest), durable=durable)
+        return size
+
     def bring(self, digest: str, opened: Callable[[int], BinaryIO]) -> int:
         """Take in an object of which ``opened`` reads from an offset on, and go on from what came the last time.
 
@@ -166,6 +184,8 @@ class LocalObjects:
                 hashed, start = part.hashed()
                 size = start
                 with opened(start) as source:
+                    if not start and (copied := self._copy(digest, source, durable=True, beside=True)) is not None:
+                        return copied
                     while chunk := source.read(CHUNK_BYTES):
                         hashed.update(chunk)
                         part.write(chunk)

@@ -104,10 +104,10 @@ class RemoteObjects:
             if packed is not None:
                 start = min(offset, packed.place.size)
                 end = packed.place.offset + packed.place.size
-                return bucket.reader(self._bucket, packed.pack, end, packed.place.offset + start)
+                return self._bucket.open(packed.pack, end, packed.place.offset + start)
             sizes = self._bucket.sizes([name])
             if name in sizes:
-                return bucket.reader(self._bucket, name, sizes[name], offset)
+                return self._bucket.open(name, sizes[name], offset)
         raise NotFoundError(f"{self.url} does not hold object {digest}.", kind="object")
 
     def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:

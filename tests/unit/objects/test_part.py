@@ -12,7 +12,9 @@ import pytest
 from cmf.errors import CorruptError, NotFoundError, UnreachableError
 from cmf.model.digest import file_digest
 from cmf.objects import read
+from cmf.objects.folder import FolderBucket
 from cmf.objects.local import SMALL_BYTES, LocalObjects
+from cmf.objects.remote import RemoteObjects
 
 LARGE = os.urandom((3 << 20) + 17)
 DIGEST = file_digest(LARGE)
@@ -142,3 +144,49 @@ def test_an_old_part_is_swept(objects: LocalObjects) -> None:
     assert objects.sweep(before=part.stat().st_mtime - 10) == 0
     assert objects.sweep(before=part.stat().st_mtime + 10) == 1
     assert not part.exists()
+
+
+def test_a_large_object_of_a_folder_beside_is_copied_as_a_file_is(objects: LocalObjects, tmp_path: Path) -> None:
+    there = RemoteObjects(FolderBucket(str(tmp_path / "there")))
+    there.put(DIGEST, LARGE)
+    passed: list[int] = []
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:  # nobody takes the bytes through Python
+            found = super().read(size)
+            passed.append(len(found))
+            return found
+
+    def opened(offset: int) -> BinaryIO:
+        with there.open(DIGEST, offset) as file:
+            return Counted(file.name)
+
+    assert objects.bring(DIGEST, opened) == len(LARGE)
+    assert read(objects, DIGEST) == LARGE
+    assert not passed
+    assert not part_of(objects).exists()
+
+
+def test_a_file_beside_with_other_bytes_is_refused(objects: LocalObjects, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(LARGE[:-1] + b"!")
+    with pytest.raises(CorruptError):
+        objects.bring(DIGEST, lambda _: other.open("rb"))
+    with pytest.raises(CorruptError), other.open("rb") as file:
+        objects.put(DIGEST, file)
+    assert [*objects.list()] == []
+    assert not [*(objects.folder / "tmp").iterdir()]
+
+
+def test_a_part_is_gone_on_with_though_its_rest_lies_beside(objects: LocalObjects, tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError):
+        objects.bring(DIGEST, cut(LARGE[: 1 << 20]))
+    (tmp_path / "file").write_bytes(LARGE)
+
+    def opened(offset: int) -> BinaryIO:
+        file = (tmp_path / "file").open("rb")
+        file.seek(offset)
+        return file
+
+    assert objects.bring(DIGEST, opened) == len(LARGE)
+    assert read(objects, DIGEST) == LARGE

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from cmf.errors import CmfError, NotFoundError, UnreachableError
 from cmf.model import digest as digests
-from cmf.objects.bucket import checked
+from cmf.objects.bucket import checked, reader
 from cmf.objects.folder import TEMPORARY
 from cmf.objects.ssh.line import ASKED, Address, Line
 
@@ -93,6 +93,10 @@ class SshBucket:
                 return await file.read(size, offset)
 
         return self._line.run(work) if size > 0 else b""
+
+    def open(self, name: str, size: int, offset: int) -> BinaryIO:
+        """Return a reader of the first ``size`` bytes of a file from an offset on."""
+        return reader(self, name, size, offset)
 
     def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
         """Make a file, unless it is there already, and return its size."""
