@@ -67,6 +67,16 @@ def options(url: str) -> dict[str, str]:
     return {"endpoint": url, "region": "us-east-1", "access_key_id": KEY, "secret_access_key": SECRET}
 
 
+def environment(url: str) -> dict[str, str]:
+    """Return the variables by which a command finds the server."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+    }
+
+
 def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     """Wait until the bucket can be made, which is when all parts of the server have found each other."""
     import obstore

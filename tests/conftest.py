@@ -90,6 +90,15 @@ def database() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Run one S3 server for all tests of a process; those that ask for it share an xdist group."""
+    from tests import buckets
+
+    with buckets.running() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def sshd() -> Iterator[Sshd]:
     """Run one sshd for all tests of a process; those that ask for it share an xdist group. CI requires it."""
     from tests import sshd

@@ -77,13 +77,7 @@ def move(*, tiny: bool, name: str, server: str, repeat: str) -> dict[str, list[f
     """Push to a folder and to a bucket, each new, and pull from the folder; the raw ways take turns with ours."""
     import cmf
 
-    settings = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": buckets.KEY,
-        "AWS_SECRET_ACCESS_KEY": buckets.SECRET,
-        "AWS_REGION": "us-east-1",
-    }
-    os.environ |= settings
+    os.environ |= buckets.environment(server)
     path = data.made(name, tiny=tiny)
     _put_raw(path, server, f"warm-{name}{repeat}")  # the server makes room when it is first asked to
     place, bucket = Path("there").absolute(), f"s3://{buckets.NAME}/{name}{repeat}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from cmf.store.postgres import Postgres
-from tests import buckets, databases
+from tests import databases
 from tests.hubs import HubProcess, running
 
 
@@ -21,9 +21,3 @@ def postgres(database: str) -> Iterator[Postgres]:
     dialect = Postgres(database, within=databases.fresh())
     yield dialect
     dialect.close()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with buckets.running() as url:
-        yield url

@@ -73,13 +73,13 @@ with cmf.run("p/use") as run:
 """
 
 
-def test_what_one_run_put_into_a_bucket_another_one_used(tmp_path: Path) -> None:
-    with buckets.running() as url:
-        keys = {"AWS_ACCESS_KEY_ID": buckets.KEY, "AWS_SECRET_ACCESS_KEY": buckets.SECRET, "AWS_ENDPOINT_URL": url}
-        for rows in ("1000", "1001"):
-            assert "s3://data/lacks" in script(tmp_path, PUT + USE, env={**keys, "ROWS": rows}).err
-        refused = script(tmp_path, USE, env={**keys, "AWS_SECRET_ACCESS_KEY": "none"})
-        assert "refuses us" in refused.err
+@pytest.mark.xdist_group("s3")
+def test_what_one_run_put_into_a_bucket_another_one_used(tmp_path: Path, s3: str) -> None:
+    keys = buckets.environment(s3)
+    for rows in ("1000", "1001"):
+        assert "s3://data/lacks" in script(tmp_path, PUT + USE, env={**keys, "ROWS": rows}).err
+    refused = script(tmp_path, USE, env={**keys, "AWS_SECRET_ACCESS_KEY": "none"})
+    assert "refuses us" in refused.err
     with open_repo(tmp_path) as repo:
         refused_run, *found = [view for view in repo.executions() if view.stage == "use"]
         assert (refused_run.status, refused_run.inputs) == ("finished", ())

@@ -41,12 +41,6 @@ LocalObjects(Path(sys.argv[2])).bring(sys.argv[3], lambda offset: remote.open(sy
 Opening = Callable[[str], RemoteObjects]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with buckets.running() as url:
-        yield url
-
-
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
     found = Proxy(16 << 10)
@@ -65,7 +59,7 @@ def opening(
         proxy.target = sshd.port
         monkeypatch.setattr(line, "PAUSES_SECONDS", (0.01, 0.02, 0.04))
         return lambda name: RemoteObjects(SshBucket(sshd.url(tmp_path / name, proxy.port)))
-    url: str = request.getfixturevalue("server")
+    url: str = request.getfixturevalue("s3")
     proxy.target = int(url.rpartition(":")[2])
     monkeypatch.setattr(cloud, "PART_BYTES", 512 << 10)
     monkeypatch.setattr(cloud, "RETRIES", 2)

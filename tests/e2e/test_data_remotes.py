@@ -1,7 +1,6 @@
 """Remotes that hold only data, as a person uses them: a folder, here or over ssh, and a bucket of a real S3 server."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ with cmf.run("lab/train", name="first") as run:
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with buckets.running() as url:
-        yield url
-
-
 @pytest.fixture(params=["folder", "ssh", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a remote's address that every site reaches."""
@@ -40,10 +33,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, home: Path, monkeypatc
         server: Sshd = request.getfixturevalue("sshd")
         server.introduce(home)
         return server.url(tmp_path / "disk")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("server"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", buckets.KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", buckets.SECRET)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name, value in buckets.environment(request.getfixturevalue("s3")).items():
+        monkeypatch.setenv(name, value)
     return f"s3://{buckets.NAME}/{tmp_path.name}"
 
 

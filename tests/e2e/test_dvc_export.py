@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,13 +34,6 @@ def project(tmp_path: Path) -> Path:
     (folder / "run.sh").write_text("#!/bin/sh\n")
     (folder / "run.sh").chmod(0o755)
     return folder
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """Give the address of a real S3 server."""
-    with buckets.running() as url:
-        yield url
 
 
 DATA = ("odd data", "empty", "model.bin", "run.sh")
@@ -254,9 +246,8 @@ def test_a_bucket_holds_what_real_dvc_would_push_and_is_read_only_for_bytes(
     store = S3Store(buckets.NAME, **settings)  # type: ignore[arg-type]
     for path, data in content(pushed).items():
         obstore.put(store, "dvc/" + os.fsdecode(path), data)
-    environment = {"AWS_ACCESS_KEY_ID": buckets.KEY, "AWS_SECRET_ACCESS_KEY": buckets.SECRET}
     where = ("--to", str(tmp_path), "--remote", f"s3://{buckets.NAME}/ours")
-    cmf(project, "export", "dvc", *DATA, *where, env={**environment, "AWS_ENDPOINT_URL": s3})
+    cmf(project, "export", "dvc", *DATA, *where, env=buckets.environment(s3))
     ours = [found for page in obstore.list(store, "ours") for found in page]
     assert {each["path"].removeprefix("ours/"): each["size"] for each in ours} == {
         os.fsdecode(path): len(data) for path, data in content(pushed).items()
@@ -265,6 +256,8 @@ def test_a_bucket_holds_what_real_dvc_would_push_and_is_read_only_for_bytes(
     dvc.dvc(project, "remote", "modify", "--local", "shared", "url", f"s3://{buckets.NAME}/dvc")
     dvc.dvc(project, "remote", "modify", "--local", "shared", "endpointurl", s3)
     before = away(project)
+    environment = buckets.environment(s3)
+    del environment["AWS_ENDPOINT_URL"]  # DVC's own settings say where its remote is
     assert "4 known by DVC's hash alone" in cmf(project, "import", "dvc").out
     refused = cmf(project, "import", "dvc", "--data", env={**environment, "AWS_SECRET_ACCESS_KEY": "wrong"})
     assert "4 known by DVC's hash alone" in refused.out

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +26,11 @@ with cmf.run("lab/train", name="first") as run:
 """
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with buckets.running() as url:
-        yield url
-
-
 @pytest.fixture
 def place(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a bucket's address, of which the processes that are started have the credentials."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", buckets.KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", buckets.SECRET)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name, value in buckets.environment(s3).items():
+        monkeypatch.setenv(name, value)
     return f"s3://{buckets.NAME}/{tmp_path.name}"
 
 

@@ -37,12 +37,6 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with buckets.running() as url:
-        yield url
-
-
 @pytest.fixture(params=["folder", "ssh", "s3", "hub"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Return a remote's address that every site reaches."""
@@ -54,10 +48,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, home: Path, monkeypatc
         sshd.introduce(home)
         yield sshd.url(tmp_path / "disk")
     elif request.param == "s3":
-        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("server"))
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", buckets.KEY)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", buckets.SECRET)
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        for name, value in buckets.environment(request.getfixturevalue("s3")).items():
+            monkeypatch.setenv(name, value)
         yield f"s3://{buckets.NAME}/{tmp_path.name}"
     else:
         with running(tmp_path / "hub", tmp_path / "state") as hub:
