@@ -92,24 +92,6 @@ def add(
     click.echo("  next: cmf hub peer status", err=True)
 
 
-@peer.command("list")
-@AT
-@JSON
-def list_peers(at: str, as_json: bool) -> None:
-    """List the hubs that a hub syncs with."""
-    from cmf.cli import render
-
-    with access(at) as hub:
-        found = hub.peers()
-    if as_json:
-        render.to_json(found)
-        return
-    for one in found:
-        click.echo(f"{one.name}  {one.url}  {one.direction} of {_scopes(one)}, every {one.every_s} s")
-    if not found:
-        click.echo("It syncs with no other hub.")
-
-
 @peer.command("remove")
 @AT
 @click.argument("name")
@@ -182,7 +164,7 @@ def audit(at: str, timeout: float, as_json: bool, name: str) -> None:
 @AT
 @JSON
 def status(at: str, as_json: bool) -> None:
-    """Show of every peer when it was last in step, what moved in all, and what is wrong."""
+    """Show every peer: what is synced with it, when it was last in step, what moved in all, and what is wrong."""
     from cmf.cli import render
 
     with access(at) as hub:
@@ -261,7 +243,7 @@ def _one(hub: HubAccess, name: str) -> PeerInfo:
     for one in hub.peers():
         if one.name == name:
             return one
-    raise NotFoundError(f"This hub has no peer '{name}'.", hint="'cmf hub peer list' shows them.")
+    raise NotFoundError(f"This hub has no peer '{name}'.", hint="'cmf hub peer status' shows them.")
 
 
 def _scopes(one: PeerInfo) -> str:

@@ -76,7 +76,7 @@ class Peers:
         with self._sql.read() as connection:
             row = connection.execute(_ALL + " WHERE name = ?", (name,)).fetchone()
         if row is None:
-            raise NotFoundError(f"This hub has no peer '{name[:64]}'.", hint="'cmf hub peer list' shows them.")
+            raise NotFoundError(f"This hub has no peer '{name[:64]}'.", hint="'cmf hub peer status' shows them.")
         return _peer(row)
 
     def shown(self, caller: Caller) -> list[wire.PeerInfo]:
