@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import msgspec
+from cmf.model import encoding
 
 ROLE = "logged"
 """The role of an output that was logged at a step."""
@@ -64,7 +64,7 @@ def encoded(value: Any) -> Media:
         value.save(buffer, format="PNG")
         return Media("image", PNG, buffer.getvalue())
     if _is_table(value):
-        return Media("table", "application/json", msgspec.json.encode(_rows(value), enc_hook=str))
+        return Media("table", "application/json", encoding.to_json(_rows(value)))
     return Media("image", PNG, _png(value))
 
 
@@ -105,7 +105,8 @@ def _rows(value: Any) -> list[Any]:
         return list(value.to_dicts())
     if hasattr(value, "to_pylist"):  # pyarrow
         return list(value.to_pylist())
-    return list(value.to_dict("records"))
+    present = value.astype(object).where(value.notna(), None)  # pandas knows no NaN that is not a missing value
+    return list(present.to_dict("records"))
 
 
 def _png(value: Any) -> bytes:

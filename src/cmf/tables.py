@@ -16,6 +16,7 @@ import msgspec
 
 from cmf.errors import UnsupportedError
 from cmf.graph import views
+from cmf.model import encoding
 
 T = TypeVar("T")
 SHOWN_ROWS_MAX = 50
@@ -203,7 +204,7 @@ def _kind(values: Sequence[Any]) -> type | None:
 
 
 def _json(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value, order="sorted").decode()
+    return value if isinstance(value, str) else encoding.to_json(value, order="sorted").decode()
 
 
 def _shown(value: Any) -> str:

@@ -304,3 +304,9 @@ def test_output_that_nobody_reads_ends_quietly(project: Path) -> None:
     done = subprocess.run(["sh", "-c", command], cwd=project, capture_output=True, text=True, check=False, timeout=30)
     assert "Traceback" not in done.stderr
     assert "Broken" not in done.stderr
+
+
+def test_json_says_infinity_and_nan_as_records_do(tmp_path: Path) -> None:
+    script(tmp_path, "import cmf\nwith cmf.run('a/b', params={'x': float('inf')}) as run: run.metrics(m=float('nan'))")
+    (found,) = cmf(tmp_path, "log", "--json").json["executions"]
+    assert (found["params"], found["metrics"]) == ({"x": {"$f": "inf"}}, {"m": {"$f": "nan"}})

@@ -1,6 +1,7 @@
 """What a script logs beside numbers: texts, images, tables and figures come back, by step, as bytes anyone reads."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,17 @@ def test_a_value_that_cannot_be_kept_is_counted_and_its_neighbours_are_kept(valu
         assert [use.name for use in repo.logged(run.id)] == ["said"]
         assert list(repo.series(run.id, "loss").values) == [1.0]
         assert repo.status().dropped == 1
+
+
+def test_a_frame_of_pandas_keeps_infinities_and_what_it_lacks_is_null() -> None:
+    frame = pd.DataFrame({"loss": [math.inf, math.nan], "word": ["cat", None], "n": [1, 2]})
+    rows = json.loads(logged(frame)[2])
+    assert rows == [{"loss": {"$f": "inf"}, "word": "cat", "n": 1}, {"loss": None, "word": None, "n": 2}]
+
+
+def test_a_table_keeps_numbers_for_which_json_has_no_word_and_those_of_numpy() -> None:
+    row = {"loss": math.inf, "least": -math.inf, "f1": math.nan, "lr": np.float64(0.5), "n": np.int64(3), "none": None}
+    (found,) = json.loads(logged([row])[2])
+    assert found == {
+        "loss": {"$f": "inf"}, "least": {"$f": "-inf"}, "f1": {"$f": "nan"}, "lr": 0.5, "n": 3, "none": None
+    }  # fmt: skip

@@ -19,6 +19,7 @@ from cmf import labelling, media
 from cmf.config import environment
 from cmf.graph import views
 from cmf.graph.lineage import Lineage
+from cmf.model import encoding
 from cmf.slicing import FOLDER, PART_OF
 
 STATUS_STYLE = {
@@ -46,8 +47,8 @@ def console(*, error: bool = False) -> Console:
 
 
 def to_json(value: Any) -> None:
-    """Write an answer as JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2))
+    """Write an answer as JSON; NaN and the infinities in it are tagged as in records."""
+    click.echo(msgspec.json.format(encoding.to_json(value, order="sorted"), indent=2))
 
 
 def short(execution_id: str) -> str:
@@ -67,7 +68,7 @@ def number(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, str):
         return value if len(value) <= 40 else value[:39] + "…"
-    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+    return encoding.to_json(value).decode() if isinstance(value, dict | list) else str(value)
 
 
 def size(count: int | None) -> str:

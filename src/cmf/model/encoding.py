@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -201,6 +201,30 @@ def from_value(value: Any) -> Any:
         if tag == "$b" and isinstance(item, str) and _BASE64.fullmatch(item):
             return base64.b64decode(item)
     return {key[1:] if key.startswith("$$") else key: from_value(item) for key, item in value.items()}
+
+
+def to_json(value: Any, *, order: Literal["sorted"] | None = None) -> bytes:
+    """Return JSON of what people and programs are shown: Structs, times and all that `msgspec` knows, NumPy's values.
+
+    Others are text. NaN and the infinities, for which JSON has no word and `msgspec` writes null, are tagged as in
+    records. Sorted keys, if asked; no limits.
+    """
+    return msgspec.json.encode(_finite(msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)), order=order)
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands for a value of a type that `msgspec` does not know."""
+    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()  # its scalars and arrays, without importing it
+    return str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$f": _special(value)}
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def number_of(value: Any) -> float | None:
