@@ -44,7 +44,7 @@ def duplicate(source: int, target: int, size: int) -> bytes | None:
 
     None if the source turned out to have another size than that. Holes of the source stay holes where that is cheap.
     """
-    if _cloned(source, target):
+    if cloned(source, target):
         return _hashed(target, size)
     if size >= DIRECT_BYTES_MIN and _set_direct(target, on=True):
         try:
@@ -60,7 +60,8 @@ def duplicate(source: int, target: int, size: int) -> bytes | None:
     return _plain(source, target, size)
 
 
-def _cloned(source: int, target: int) -> bool:
+def cloned(source: int, target: int) -> bool:
+    """Let an empty file share the blocks of another, where the file system can; tell whether it does."""
     if sys.platform != "linux":
         return False
     try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
+from typing import BinaryIO
 
 from cmf.errors import ConflictError, CorruptError, NotFoundError, UnreachableError
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES, ObjectStore, manifest, mismatched, read
+from cmf.objects.duplicate import cloned
 from cmf.objects.source import disk_error
 
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_WRITE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -79,17 +82,27 @@ def _write_file(objects: ObjectStore, digest: str, path: str, *, executable: boo
     count = 0
     with objects.open(digest) as source:
         handle = os.open(path, _WRITE, 0o777 if executable else 0o666)
-        with os.fdopen(handle, "wb") as file:
-            while chunk := source.read(CHUNK_BYTES):
+        with os.fdopen(handle, "w+b") as file:
+            is_cloned = _is_cloned(source, file)
+            while chunk := (file if is_cloned else source).read(CHUNK_BYTES):
                 hashed.update(chunk)
-                file.write(chunk)
                 count += len(chunk)
+                if not is_cloned:
+                    file.write(chunk)
     actual = digests.FILE + hashed.hexdigest()
     if actual != digest:
         raise mismatched(digest, actual)
     if size is not None and size != count:
         raise CorruptError(f"A manifest gives object {digest} another size than its {count} bytes.", kind="manifest")
     return count
+
+
+def _is_cloned(source: BinaryIO, file: BinaryIO) -> bool:
+    """Tell whether a new file shares the blocks of a source now; then its own bytes are what is to be verified."""
+    try:
+        return cloned(source.fileno(), file.fileno())
+    except io.UnsupportedOperation:
+        return False  # bytes in memory: it came out of a pack
 
 
 def _write_folder(objects: ObjectStore, digest: str, folder: str) -> int:
