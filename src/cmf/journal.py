@@ -262,12 +262,17 @@ def parse_record(payload: bytes) -> tuple[str, bytes]:
     """Read a record frame's content: (scope, draft)."""
     try:
         (length,) = _HEADER.unpack_from(payload)
-        scope = payload[_HEADER.size : _HEADER.size + length]
-        if len(scope) < length:
+        end = _HEADER.size + length
+        if len(payload) < end:
             raise CorruptError("A journal's record is cut short.", kind="journal")
-        return scope.decode(), payload[_HEADER.size + length :]
+        return _text(payload[_HEADER.size : end]), payload[end:]
     except (struct.error, UnicodeDecodeError) as error:
         raise CorruptError(f"A journal's record cannot be read: {error}.", kind="journal") from error
+
+
+@functools.lru_cache(records.NAMES_KEPT)
+def _text(name: bytes) -> str:
+    return name.decode()
 
 
 def parse_points_header(payload: bytes) -> tuple[PointsHeader, int]:

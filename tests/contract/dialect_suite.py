@@ -129,6 +129,19 @@ class DialectSuite:
             connection.executemany(insert, [])
         assert dialect.fetch("SELECT * FROM register ORDER BY subject") == rows
 
+    @pytest.mark.parametrize("count", [1, 19, 20, 21, 40, 47])
+    def test_rows_of_any_number_are_inserted_once_each_in_their_order(self, dialect: Dialect, count: int) -> None:
+        rows = [("scope/a", bytes((n,)), b"data%d" % n) for n in range(count)]
+        keys = [(b"k%d" % n, n) for n in range(count)]
+        with dialect.write() as connection:
+            connection.executemany("INSERT INTO pending (scope, id, data) VALUES (?, ?, ?)", iter(rows))
+            connection.executemany("INSERT INTO node (key, i) VALUES (?, ?)", keys)
+            update = "INSERT INTO node (key, i) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET i = excluded.i"
+            connection.executemany(update, [(key, n + 1000) for key, n in keys])
+        assert dialect.fetch("SELECT scope, id, data FROM pending ORDER BY p") == rows
+        with dialect.read() as connection:
+            assert connection.execute("SELECT i FROM node ORDER BY i").fetchall() == [(n + 1000,) for _, n in keys]
+
     def test_one_question_sees_what_is_committed_and_not_what_is_not_yet(self, dialect: Dialect) -> None:
         store = SqlStore(dialect)
         store.set_meta("a", "1")

@@ -177,9 +177,9 @@ def salted(record: Record, secret: bytes) -> tuple[bytes, bytes]:
     else:
         record.salt = ""
         plain = encoding.encode(record)
-        record.salt = _keyed(secret, plain)[:SALT_BYTES].hex()
+        record.salt = salt = _keyed(secret, plain)[:SALT_BYTES].hex()
         at = _place_of_salt(record, plain)
-        data = b'%b,"salt":"%b"%b' % (plain[:at], record.salt.encode(), plain[at:])
+        data = b'%b,"salt":"%b"%b' % (plain[:at], salt.encode(), plain[at:])
     if len(data) > encoding.RECORD_BYTES_MAX:
         raise _too_long(record, len(data), encoding.RECORD_BYTES_MAX)
     return hashlib.sha256(data).digest(), data
@@ -286,7 +286,9 @@ def content(record: Execution) -> bytes:
 
 def time_of(record: Record | None) -> int | None:
     """Return the time in µs that a record carries, or None."""
-    if isinstance(record, Event | Property):
+    if isinstance(record, Property):
+        return record.t
+    if isinstance(record, Event):
         return record.t
     if isinstance(record, Execution):
         return record.started
@@ -308,10 +310,10 @@ def objects_of(record: Record | None) -> list[str]:
 
     The bytes of an event's artifact are not among them: data moves by policy, evidence with the record.
     """
-    if isinstance(record, Series):
-        return [record.object]
     if isinstance(record, Property):
         return encoding.objects_in(record.value)
+    if isinstance(record, Series):
+        return [record.object]
     if isinstance(record, Event):
         return encoding.objects_in(record.attributes)
     if isinstance(record, Execution):
@@ -328,53 +330,70 @@ def sent_with(record: Record | None) -> list[str]:
 
 def _check(record: Record) -> None:
     """Check what the types cannot say. Wrong forms are refused, so that no fold ever meets them."""
-    if isinstance(record, Artifact):
+    if isinstance(record, Property):
+        if not is_node(record.subject):
+            raise _wrong("subject", record.subject)
+        if not 0 < len(record.key) <= TEXT_CHARS_MAX:
+            raise _wrong("key", record.key)
+    elif isinstance(record, Artifact):
         digests.check_digest(record.digest)
         return
-    if isinstance(record, Property):
-        _require(is_node(record.subject), "subject", record.subject)
-        _require(0 < len(record.key) <= TEXT_CHARS_MAX, "key", record.key)
     elif isinstance(record, Execution):
-        _require(is_execution_id(record.id), "execution id", record.id)
+        _check_id(record.id)
         _check_texts("name", record.name, *record.params)
-        _require(not record.parent or _EXECUTION_NODE.fullmatch(record.parent) is not None, "parent", record.parent)
+        if record.parent and _EXECUTION_NODE.fullmatch(record.parent) is None:
+            raise _wrong("parent", record.parent)
     elif isinstance(record, Event):
-        _require(is_execution_id(record.execution), "execution id", record.execution)
-        digests.check_digest(record.artifact)
-        _require((record.size or 0) >= 0, "size", record.size)
-        _check_texts("name, type or role", record.name, record.type, record.role)
-        if isinstance(record.path, dict):
-            _require(list(record.path) == ["$b"], "path", str(record.path))
-        else:
-            _require(len(record.path) <= PATH_CHARS_MAX, "path", record.path)
+        _check_event(record)
     elif isinstance(record, Link):
         for node in (record.source, record.to):
-            _require(is_node(node), "node", node)
-        _require(0 < len(record.rel) <= TEXT_CHARS_MAX, "relation", record.rel)
+            if not is_node(node):
+                raise _wrong("node", node)
+        if not 0 < len(record.rel) <= TEXT_CHARS_MAX:
+            raise _wrong("relation", record.rel)
     else:
         _check_series(record)
-    t = time_of(record)
-    _require(t is None or t >= 0, "time", t)
+    if (t := time_of(record)) is not None and t < 0:
+        raise _wrong("time", t)
     for digest in objects_of(record):
         digests.check_digest(digest)
 
 
+def _check_event(record: Event) -> None:
+    _check_id(record.execution)
+    digests.check_digest(record.artifact)
+    if record.size is not None and record.size < 0:
+        raise _wrong("size", record.size)
+    _check_texts("name, type or role", record.name, record.type, record.role)
+    path = record.path
+    if len(path) > PATH_CHARS_MAX if isinstance(path, str) else list(path) != ["$b"]:
+        raise _wrong("path", path)
+
+
 def _check_series(record: Series) -> None:
-    _require(is_execution_id(record.execution), "execution id", record.execution)
-    _require(record.rows > 0 and record.first >= 0 and record.rank >= 0, "row count", str(record.rows))
-    _require(record.names == sorted(set(record.names)) and len(record.names) > 0, "set of names", str(record.names))
+    _check_id(record.execution)
+    if record.rows <= 0 or record.first < 0 or record.rank < 0:
+        raise _wrong("row count", record.rows)
+    if not record.names or record.names != sorted(set(record.names)):
+        raise _wrong("set of names", record.names)
     _check_texts("name", record.attempt, *record.names)
-    _require(len(record.stats) == len(record.names), "statistics", str(len(record.stats)))
+    if len(record.stats) != len(record.names):
+        raise _wrong("statistics", len(record.stats))
+
+
+def _check_id(text: str) -> None:
+    if not is_execution_id(text):
+        raise _wrong("execution id", text)
 
 
 def _check_texts(what: str, *texts: str) -> None:
     for text in texts:
-        _require(len(text) <= TEXT_CHARS_MAX, what, text)
+        if len(text) > TEXT_CHARS_MAX:
+            raise _wrong(what, text)
 
 
-def _require(holds: object, what: str, found: object) -> None:
-    if not holds:
-        raise CorruptError(f"A record has a wrong {what}: '{str(found)[:80]}'.", kind="record")
+def _wrong(what: str, found: object) -> CorruptError:
+    return CorruptError(f"A record has a wrong {what}: '{str(found)[:80]}'.", kind="record")
 
 
 # ---- scopes and nodes ------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ two threads at once.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -24,6 +26,10 @@ READERS_MAX = 4
 CHECKED_MAX = 100_000
 BUSY_SECONDS = 60
 RETRY_SECONDS = 0.01
+ROWS_AT_ONCE = 20
+"""How many rows one statement inserts: that takes two thirds of the time of one statement a row; more gain no more."""
+
+_INSERT = re.compile(r"(INSERT INTO .* VALUES )(\([?, ]+\))( ON CONFLICT .*)?", re.DOTALL)
 
 
 class Sqlite:
@@ -149,6 +155,7 @@ class Sqlite:
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
+            factory=_Connection,
         )
         try:
             connection.execute("PRAGMA foreign_keys = OFF")
@@ -177,6 +184,27 @@ class Sqlite:
             self.create(connection, schema.steps_from(version))
         if version < schema.VERSION:
             connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that inserts many rows with each statement."""
+
+    def executemany(self, sql: str, rows: Iterable[Any], /) -> sqlite3.Cursor:
+        """Run one statement for each row of values, or one for several rows where it inserts them."""
+        several = _inserting(sql)
+        made = list(rows)
+        whole = len(made) - len(made) % ROWS_AT_ONCE if several else 0
+        if whole:
+            flat = itertools.chain.from_iterable(made[:whole] if whole < len(made) else made)
+            super().executemany(several, zip(*[flat] * (ROWS_AT_ONCE * len(made[0])), strict=True))
+        return super().executemany(sql, made[whole:])
+
+
+@functools.lru_cache(256)
+def _inserting(sql: str) -> str:
+    """Return a statement that inserts `ROWS_AT_ONCE` rows where this one inserts one, or "" if it is no such."""
+    match = _INSERT.fullmatch(sql)
+    return f"{match[1]}{', '.join([match[2]] * ROWS_AT_ONCE)}{match[3] or ''}" if match else ""
 
 
 class Lock(Protocol):
@@ -254,7 +282,11 @@ class SharedSqlite(Sqlite):
     def _connect(self) -> sqlite3.Connection:
         assert self._path is not None
         connection = sqlite3.connect(
-            f"{self._path.absolute().as_uri()}?vfs=unix-none", uri=True, isolation_level=None, check_same_thread=False
+            f"{self._path.absolute().as_uri()}?vfs=unix-none",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
         )
         try:
             # Exclusive first: a database that was on a disk before has a log, which is read without shared memory then.
