@@ -8,14 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from cmf.errors import CmfError
 from cmf.graph import views
-from cmf.objects import manifest
+from cmf.objects import ObjectStore, manifest
 
 Read = Callable[[str], bytes]
 Pair = tuple[Any, Any]
@@ -99,22 +99,25 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     same: int = 0
 
 
-def folders(first: Sequence[manifest.Entry], second: Sequence[manifest.Entry]) -> Changes:
-    """Compare the manifests of two versions of a folder."""
-    before = {entry.path: entry for entry in first}
-    after = {entry.path: entry for entry in second}
-    both = before.keys() & after.keys()
-    changed = [path for path in both if before[path] != after[path]]
-    return Changes(
-        added=_texts(after.keys() - both),
-        removed=_texts(before.keys() - both),
-        changed=_texts(changed),
-        same=len(both) - len(changed),
-    )
+def folders(objects: ObjectStore, first: str, second: str) -> Changes:
+    """Compare two versions of a folder by the objects that hold their manifests; memory grows with what differs only.
+
+    Errors as of `manifest.Differences`.
+    """
+    added: list[str] = []
+    removed: list[str] = []
+    changed: list[str] = []
+    found = manifest.Differences(objects, first, second)
+    for was, now in found:
+        if was is None and now is not None:
+            added.append(_text(now))
+        elif was is not None:
+            (removed if now is None else changed).append(_text(was))
+    return Changes(added=sorted(added), removed=sorted(removed), changed=sorted(changed), same=found.same)
 
 
-def _texts(paths: Iterable[str | bytes]) -> list[str]:
-    return sorted(manifest.raw_path(path).decode("utf-8", "backslashreplace") for path in paths)
+def _text(entry: manifest.Entry) -> str:
+    return manifest.raw_path(entry.path).decode("utf-8", "backslashreplace")
 
 
 def _pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:

@@ -148,11 +148,23 @@ def entries(
     progress: moving.Progress = moving.nothing,
 ) -> list[manifest.Entry]:
     """Return the files of a folder, whose manifest may come from a remote; errors as `bring`."""
+    held = manifest_of(objects, holders, named, moved, progress)
+    return manifest.decode(read(objects, held, manifest.MANIFEST_BYTES_MAX))
+
+
+def manifest_of(
+    objects: LocalObjects,
+    holders: Holders,
+    named: Named,
+    moved: moving.Moved,
+    progress: moving.Progress = moving.nothing,
+) -> str:
+    """Make sure that a folder's manifest is here, and return the object that it is; errors as `bring`."""
     if not named.digest.startswith(digests.TREE):
         raise UsageError(f"{named.name} is a file.", hint="Name a folder.")
-    manifest_of = digests.object_of(named.digest)
-    _fetch(objects, holders, [manifest_of], named, moved, progress)
-    return manifest.decode(read(objects, manifest_of, manifest.MANIFEST_BYTES_MAX))
+    held = digests.object_of(named.digest)
+    _fetch(objects, holders, [held], named, moved, progress)
+    return held
 
 
 def entry_name(entry: manifest.Entry) -> str:

@@ -251,13 +251,10 @@ class Repo:
         """
         self.collect()
         hubs = functools.partial(self._hubs, "")
-        both = [fetching.find(self.store.index, hubs, text) for text in (first, second)]
-        return comparison.folders(
-            *(
-                fetching.entries(self.objects, functools.partial(self._holders, ""), named, moving.Moved())
-                for named in both
-            )
-        )
+        found = [fetching.find(self.store.index, hubs, text) for text in (first, second)]
+        holders = functools.partial(self._holders, "")
+        both = [fetching.manifest_of(self.objects, holders, named, moving.Moved()) for named in found]
+        return comparison.folders(self.objects, *both)
 
     def series_names(self, execution: views.Execution) -> list[str]:
         """Return every name that an execution has step metrics of, those of a live run included."""

@@ -9,15 +9,17 @@ files are in it: a folder without files has a manifest without entries, and an e
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from cmf.errors import CorruptError, UnsupportedError, UsageError
 from cmf.model import digest as digests
+from cmf.objects import CHUNK_BYTES, ObjectStore, damaged
 
 VERSION = 1
 MANIFEST_BYTES_MAX = 256 << 20
@@ -32,6 +34,9 @@ FORBIDDEN = (".git", ".cmf")
 """Folders that no manifest may bring along, in any case: a repository inside data would be run by the next git."""
 
 _HEADER_BYTES_MAX = 4096
+_LINE_BYTES_MAX = 8 * PATH_BYTES_MAX
+"""No file's line is longer: not one whose path is all escapes."""
+
 _Line = tuple[str | dict[str, str], str, int, int]
 _decoder = msgspec.json.Decoder(_Line)
 _encoder = msgspec.json.Encoder()
@@ -125,6 +130,105 @@ def decode(data: bytes) -> list[Entry]:
     except _Fault as fault:
         raise _outside(str(fault)) from None
     return entries
+
+
+def read(objects: ObjectStore, digest: str) -> Iterator[Entry]:
+    """Yield the files that the manifest in an object names, in its order; in memory is never more than a part of it.
+
+    Errors as of `decode` and `ObjectStore.open`; that its bytes are not its own shows at the end: a `CorruptError`.
+    """
+    order = _Order()
+    for line in _lines(objects, digest):
+        yield _parsed(line, order)[1]
+
+
+class Differences:
+    """Which files differ between the manifests in two objects, sorted by path: pairs (in the first, in the second).
+
+    None stands for a file that one of them has not. ``same`` counts the lines that were equal until now; those are not
+    looked into. Memory and errors as of `read`.
+    """
+
+    def __init__(self, objects: ObjectStore, first: str, second: str) -> None:
+        self.same = 0
+        self._first = _Place(_lines(objects, first))
+        self._second = _Place(_lines(objects, second))
+
+    def __iter__(self) -> Iterator[tuple[Entry | None, Entry | None]]:
+        first, second = self._first, self._second
+        while first.line or second.line:
+            if first.line == second.line:
+                self.same += 1
+                first.go_on()
+                second.go_on()
+                continue
+            before, after = first.key(), second.key()
+            yield first.entry if before <= after else None, second.entry if after <= before else None
+            if before <= after:
+                first.go_on()
+            if after <= before:
+                second.go_on()
+
+
+class _Place:
+    """How far the lines of a manifest were read: the line that comes next, b"" at the end, and its file."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self._order = _Order()
+        self.go_on()
+
+    def go_on(self) -> None:
+        self.line = next(self._lines, b"")
+        self._raw: bytes | None = None
+        self.entry: Entry | None = None
+
+    def key(self) -> tuple[bool, bytes]:
+        """Return what the files of two manifests are put in order by: the end comes last."""
+        if self.line and self._raw is None:
+            self._raw, self.entry = _parsed(self.line, self._order)
+        return not self.line, self._raw or b""
+
+
+def _lines(objects: ObjectStore, digest: str) -> Iterator[bytes]:
+    """Yield the lines after the first of the manifest in an object; `CorruptError` at the end for other bytes."""
+    hashed = hashlib.sha256()
+    rest = b""
+    is_first = True
+    with objects.open(digest) as source:
+        while chunk := source.read(CHUNK_BYTES):
+            hashed.update(chunk)
+            lines = (rest + chunk).split(b"\n")
+            rest = lines.pop()
+            if is_first and (lines or len(rest) > _HEADER_BYTES_MAX):
+                _check_header(lines.pop(0) + b"\n" if lines else rest)
+                is_first = False
+            if len(rest) > _LINE_BYTES_MAX:
+                raise CorruptError("A manifest holds a line over the limit.", kind="limit")
+            for line in lines:
+                yield line + b"\n"
+    if digests.FILE + hashed.hexdigest() != digest:
+        raise damaged(digest)
+    if is_first or rest:
+        raise CorruptError("These bytes are not a folder's manifest.", kind="manifest")
+
+
+def _parsed(line: bytes, order: _Order) -> tuple[bytes, Entry]:
+    """Return the path's bytes and the file that a line of a manifest says; `CorruptError` for a wrong one."""
+    try:
+        entry = _entry(_decoder.decode(line))
+        raw = raw_path(entry.path)
+        if _line(raw, entry) != line:
+            raise _outside("it is spelled in another way than the format's")
+        if fault := order.fault(raw):
+            raise _Fault(raw, fault)
+    except UnicodeError:
+        raise _outside("a path is not text") from None
+    except _Fault as fault:
+        raise _outside(str(fault)) from None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
+    return raw, entry
 
 
 def tree_digest(data: bytes) -> str:

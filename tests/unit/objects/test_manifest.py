@@ -1,11 +1,16 @@
 import random
+import tracemalloc
 import unicodedata
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cmf.errors import CorruptError, UnsupportedError, UsageError
 from cmf.model.digest import file_digest
 from cmf.objects import manifest
+from cmf.objects.local import LocalObjects
 from cmf.objects.manifest import HEADER, Entry
 
 A, B, C = (file_digest(data) for data in (b"a", b"b", b"c"))
@@ -136,7 +141,11 @@ HOSTILE_BYTES = {
 
 
 @pytest.mark.parametrize("data", HOSTILE_BYTES.values(), ids=HOSTILE_BYTES.keys())
-def test_anything_outside_the_format_is_refused(data: bytes) -> None:
+def test_anything_outside_the_format_is_refused(data: bytes, tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "objects")
+    objects.put(file_digest(data), data)
+    with pytest.raises(CorruptError):
+        list(manifest.read(objects, file_digest(data)))
     with pytest.raises(CorruptError) as caught:
         manifest.decode(data)
     assert caught.value.kind == "manifest"
@@ -183,3 +192,62 @@ def test_the_path_of_raw_bytes_is_text_in_one_form() -> None:
     assert manifest.is_path("a/b")
     assert not manifest.is_path("a/../b")
     assert not manifest.is_path("\udcff")
+
+
+NAMES = st.sampled_from(["a", "b", "a-b", "a.b", "é", "line\nfeed", "a b", "-"]) | st.just(b"\xff")
+VERSIONS = st.dictionaries(NAMES, st.tuples(st.sampled_from([A, B]), st.booleans()))
+
+
+def kept(objects: LocalObjects, entries: list[Entry]) -> str:
+    data = manifest.encode(entries)
+    objects.put(file_digest(data), data)
+    return file_digest(data)
+
+
+@given(VERSIONS, VERSIONS)
+def test_what_differs_between_two_manifests_is_what_differs_between_their_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: dict[str | bytes, tuple[str, bool]],
+    second: dict[str | bytes, tuple[str, bool]],
+) -> None:
+    objects = LocalObjects(tmp_path_factory.mktemp("store") / "objects")
+    before, after = (
+        {path: Entry(path, digest, 1, executable=mode) for path, (digest, mode) in version.items()}
+        for version in (first, second)
+    )
+    one, other = kept(objects, list(before.values())), kept(objects, list(after.values()))
+    assert list(manifest.read(objects, one)) == manifest.decode(manifest.encode(before.values()))
+    found = manifest.Differences(objects, one, other)
+    expected = [
+        (before.get(path), after.get(path))
+        for path in sorted({*before, *after}, key=manifest.raw_path)
+        if before.get(path) != after.get(path)
+    ]
+    assert list(found) == expected
+    assert found.same == len({*before.items()} & {*after.items()})
+
+
+def test_a_damaged_manifest_is_not_compared_as_if_it_were_whole(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "objects")
+    first = kept(objects, [Entry(f"{number:04}", A, 1) for number in range(12_000)])
+    second = kept(objects, [Entry(f"{number:04}", B, 1) for number in range(12_000)])
+    (path,) = (tmp_path / "objects" / second[7:9]).iterdir()
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes().replace(B.encode(), A.encode(), 1))
+    with pytest.raises(CorruptError, match=second):
+        list(manifest.Differences(objects, first, second))
+
+
+def test_comparing_large_manifests_takes_memory_for_a_part_of_them_only(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path / "objects")
+    entries = [Entry(f"{number // 1000:03}/{number:06}", A, 1) for number in range(50_000)]
+    first = kept(objects, entries)
+    second = kept(objects, [*entries[:-1], Entry(entries[-1].path, B, 1)])
+    tracemalloc.start()
+    try:
+        found = list(manifest.Differences(objects, first, second))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == [(entries[-1], Entry(entries[-1].path, B, 1))]
+    assert peak < 12 << 20  # each is read 1 MiB at a time, and split into lines; its files would be over 30 MiB
