@@ -84,6 +84,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     user: str = ""
     state_home: Path = Path()
     endpoint: str = ""
+    cloud_secret: str = ""
     color: bool = True
     variables: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
@@ -145,6 +146,7 @@ def environment(values: Mapping[str, str] | None = None) -> Environment:
         user=env.get("USER") or env.get("LOGNAME") or "",
         state_home=Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "cmf",
         endpoint=env.get("AWS_ENDPOINT_URL", ""),
+        cloud_secret=env.get("AWS_SECRET_ACCESS_KEY", ""),
         color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
         variables={name: env[name] for name in RECORDED if name in env},
         secrets=redaction.known_secrets(env),

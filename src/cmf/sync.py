@@ -75,6 +75,7 @@ def push(
         _count_stayed(store, view, moved)
     if acknowledged:
         witness.prove(store, hub, acknowledged, moved.warnings)
+    moved.warnings += hub.warnings
     return moved
 
 
@@ -110,6 +111,7 @@ def pull(
             witness.prove(store, hub, came, moved.warnings)
         if data:
             _fetch(store, objects, hub, moving.executions(store, view), moved, progress)
+    moved.warnings += hub.warnings
     return moved
 
 
@@ -147,6 +149,7 @@ def pull_lineage(
         witness.prove(store, hub, came, moved.warnings)
     if data:
         _fetch(store, objects, hub, list(answer.lineage.depth), moved, progress)
+    moved.warnings += hub.warnings
     return moved
 
 

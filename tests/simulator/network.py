@@ -89,10 +89,19 @@ class Client(HubClient):
         self._hub = hub
         self._token = token
         self._watch = None
+        self.passes_through, self.warnings = True, []
 
     @contextlib.contextmanager
     def request(
-        self, method: str, path: str, body: Any, *, headers: Any = None, with_token: bool = True
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        *,
+        headers: Any = None,
+        with_token: bool = True,
+        goes_on: bool = False,
+        read_s: float = 0,
     ) -> Iterator[Any]:
         data = body if isinstance(body, bytes) else b"".join(body) if body is not None else b""
         try:

@@ -94,6 +94,7 @@ def serve(
         database=database,
         objects=objects,
         endpoint=environment.endpoint,
+        cloud_secret=environment.cloud_secret,
         host=host,
         port=port,
         state_home=environment.state_home,

@@ -43,6 +43,9 @@ Granted = Annotated[str, Parameter(query="scope", description="Only if the objec
 AsksWanted = Annotated[
     bool, Parameter(query="wanted", description="The end frame names the objects that these scopes lack.")
 ]
+IsDirect = Annotated[
+    bool, Parameter(query="direct", description="The caller would be sent to the hub's bucket: 307 if it can be.")
+]
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
 
@@ -236,6 +239,18 @@ async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folde
     return {"size": size}
 
 
+@post("/v1/objects/{digest:str}/upload", sync_to_thread=True, status_code=200)
+def lend_upload(request: AnyRequest, digest: str, data: wire.AskUpload) -> wire.Upload:
+    """Say where to put a large object's bytes past the hub, if it can; "" if they have to pass through it."""
+    return hub_of(request).lend(caller_of(request), digest, data)
+
+
+@post("/v1/objects/{digest:str}/uploaded", sync_to_thread=True, status_code=200)
+def settle_upload(request: AnyRequest, digest: str, data: wire.Uploaded) -> dict[str, int]:
+    """Take in, under a scope, an object that was put past the hub."""
+    return {"size": hub_of(request).settle(caller_of(request), digest, data)}
+
+
 @get("/v1/objects", sync_to_thread=True)
 def list_objects(request: AnyRequest, under: Under, after: str = "") -> list[tuple[str, int]]:
     """Return (digest, size) of objects sent under a scope, sorted, a page at a time: those behind ``after``."""
@@ -249,11 +264,15 @@ def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, i
 
 
 @get("/v1/objects/{digest:str}", media_type=BULK)
-async def get_object(request: AnyRequest, digest: str, granted: Granted = "") -> Stream:
-    """Return an object's bytes, from the offset on that a Range header names."""
+async def get_object(
+    request: AnyRequest, digest: str, granted: Granted = "", *, is_direct: IsDirect = False
+) -> Stream | Response[bytes]:
+    """Return an object's bytes, from the offset on that a Range header names; or where to get them, if asked."""
     hub = hub_of(request)
     size = await asyncio.to_thread(lambda: hub.size(caller_of(request), digest, granted))
     start = _range(request.headers.get("range", ""), size)
+    if is_direct and start < size and (url := await asyncio.to_thread(hub.address, digest, size)):
+        return Response(b"", status_code=307, headers={"location": url, "cache-control": "no-store"})
     headers = {"content-length": str(size - start), "accept-ranges": "bytes"}
     if start:
         headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
@@ -280,7 +299,17 @@ ROUTES = (
         lineage,
         query,
     ),
-    *(missing, put_objects, get_objects, put_object, get_object, list_objects, revoke_object),
+    *(
+        missing,
+        put_objects,
+        get_objects,
+        put_object,
+        lend_upload,
+        settle_upload,
+        get_object,
+        list_objects,
+        revoke_object,
+    ),
     *administration.ROUTES,
 )
 

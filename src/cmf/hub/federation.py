@@ -150,10 +150,13 @@ class Federation:
     def _client(self, url: str) -> HubClient:
         """Return a client that speaks with the token kept for this hub, and with no other.
 
-        Not that of our own user's hubs on this machine: an admin of this hub need be none of theirs.
+        Not that of our own user's hubs on this machine: an admin of this hub need be none of theirs. Nor does a hub go
+        where another one sends it: bytes pass through the other.
         """
         keys: Path = self._hub.folder / "keys"
-        return HubClient(url, state_home=keys, keys=keys)
+        client = HubClient(url, state_home=keys, keys=keys)
+        client.passes_through = True
+        return client
 
 
 def delay(every_s: int, failures: int) -> int:

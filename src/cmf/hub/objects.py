@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cmf.errors import NotFoundError, UsageError
 from cmf.model import digest as digests
 from cmf.model.wire import Small
 from cmf.objects import SizedStore, check_name, mismatched, read
-from cmf.objects.bucket import Bucket, in_flight
+from cmf.objects.bucket import in_flight
 from cmf.objects.local import LocalObjects
 from cmf.objects.remote import RemoteObjects
 from cmf.worktree.uri import bare
+
+if TYPE_CHECKING:
+    from cmf.objects.cloud import CloudBucket
 
 FOLDER = "objects"
 SCHEMES = ("s3://", "gs://", "az://")
@@ -64,8 +67,9 @@ class FolderObjects(LocalObjects):
 class BucketObjects(RemoteObjects):
     """A hub's objects in a bucket that is its own."""
 
-    def __init__(self, place: Bucket) -> None:
+    def __init__(self, place: CloudBucket) -> None:
         super().__init__(place)
+        self.cloud = place
         next(place.names("packs/"), None)  # a bucket that isn't there, or is not ours to read, is told of at the start
 
     @contextlib.contextmanager
@@ -88,6 +92,10 @@ class BucketObjects(RemoteObjects):
         for _, found in in_flight(lambda digest: _small(self, digest, bytes_max), digests, IN_FLIGHT):
             if found is not None:
                 yield found
+
+    def adopt(self, name: str, digest: str, size: int) -> None:
+        """Make a file of the bucket, which is known to have an object's bytes, that object; the file stays."""
+        self.admit(digest, size, lambda to: self.cloud.copy(name, to))
 
 
 def _small(objects: HubObjects, digest: str, bytes_max: int) -> Small | None:

@@ -33,6 +33,7 @@ def serve(
     database: str = "",
     objects: str = "",
     endpoint: str = "",
+    cloud_secret: str = "",
     host: str = "127.0.0.1",
     port: int = 8899,
     state_home: Path,
@@ -47,7 +48,8 @@ def serve(
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
 
     Its store is a file there, or in the ``database`` of a URL. Its objects are there, or in the bucket of a URL,
-    ``objects``, whose server is asked at an ``endpoint`` if it isn't the cloud's own. ``workers``: how many processes
+    ``objects``, whose server is asked at an ``endpoint`` if it isn't the cloud's own; with the secret of the key to it
+    sites' uploads go there past the hub. ``workers``: how many processes
     serve it, which takes a database that several can write at once: `UsageError`.
 
     Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
@@ -66,7 +68,7 @@ def serve(
         )
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    hub = Hub(folder, database, objects, _options(endpoint))
+    hub = Hub(folder, database, objects, _options(endpoint), cloud_secret)
     shown = f"[{host}]" if ":" in host else host
     url = f"{'https' if tls_cert else 'http'}://{shown}:{port}"
     note = state_home / "hubs" / f"{port}.json"
@@ -75,6 +77,7 @@ def serve(
         database=database,
         objects=objects,
         endpoint=endpoint,
+        cloud_secret=cloud_secret,
         socket=listener.fileno(),
         loopback=loopback,
         log=log,
@@ -96,7 +99,8 @@ def serve(
 
 def work(settings: keeping.Settings, listener: socket.socket, *, started: Callable[[], None]) -> None:
     """Serve a hub as one of several processes, until this one is told to stop."""
-    hub = Hub(Path(settings.folder), settings.database, settings.objects, _options(settings.endpoint))
+    options = _options(settings.endpoint)
+    hub = Hub(Path(settings.folder), settings.database, settings.objects, options, settings.cloud_secret)
     try:
         _run(hub, listener, settings, started=started)
     finally:

@@ -19,6 +19,7 @@ from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub import cursors
 from cmf.hub.access import Access
 from cmf.hub.auth import Auth, Caller
+from cmf.hub.direct import Direct
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
 from cmf.hub.objects import Put, open_objects
@@ -68,10 +69,16 @@ class Hub:
     """A store, its objects, and who may use them: all in one folder, or the store in a database, objects in a bucket.
 
     ``database``, ``objects``: their URLs. ``options``: settings of the cloud's client that are not its own to find.
+    ``secret``: of the key to the bucket, with which uploads past the hub are signed; without it there are none.
     """
 
     def __init__(
-        self, folder: Path, database: str = "", objects: str = "", options: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        database: str = "",
+        objects: str = "",
+        options: Mapping[str, str] | None = None,
+        secret: str = "",
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
@@ -89,6 +96,7 @@ class Hub:
         except CmfError:
             self.store.close()
             raise
+        self._direct = Direct(folder, self.objects, secret)
 
     def close(self) -> None:
         """Close the database and the objects."""
@@ -352,6 +360,26 @@ class Hub:
             self._check_members(scope, digest, read(self.objects, digest))
         self._grant(scope, {digest: folder})
         return size
+
+    def lend(self, caller: Caller, digest: str, asked: wire.AskUpload) -> wire.Upload:
+        """Return where a caller can put an object's bytes past this hub; no address if they must pass through it."""
+        self._writes(caller, asked.scope)
+        return self._direct.lend(caller.name, digest, asked)
+
+    def settle(self, caller: Caller, digest: str, told: wire.Uploaded) -> int:
+        """Grant an object that was put past this hub under a scope, once it is certain that it was; return its size."""
+        self._writes(caller, told.scope)
+        return self._direct.settle(
+            caller.name,
+            digest,
+            told,
+            granted=lambda: digest in self.auth.granted(told.scope, [digest]),
+            grant=lambda: self._grant(told.scope, {digest: False}),
+        )
+
+    def address(self, digest: str, size: int) -> str:
+        """Return where an object that the caller may read can be got past this hub; "" if it must pass through it."""
+        return self._direct.address(digest, size)
 
     def put_all(self, caller: Caller, scope: str, body: bytes) -> wire.Taken:
         """Take in the small objects of a body under a scope, in order; grant those that verify, all at once.

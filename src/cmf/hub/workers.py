@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database: str
     objects: str
     endpoint: str
+    cloud_secret: str
     socket: int
     loopback: bool
     log: bool

@@ -36,6 +36,12 @@ PROOFS_MAX = 1_000
 SMALL_BYTES = 256 << 10
 """An object up to this size travels with others in one body; a larger one has a request of its own."""
 
+DIRECT_BYTES_MIN = 8 << 20
+"""A smaller object always passes through the hub: it is there before the bucket's address would be."""
+
+DIRECT_BYTES_MAX = 5 << 30
+"""S3 takes no more in one request, and knows the hash of what came in one request alone."""
+
 BULK_BYTES_MAX = 4 << 20
 BULK_MAX = 2_500
 
@@ -184,6 +190,28 @@ class Digests(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     digests: list[str]
     scope: str = ""
+
+
+class AskUpload(msgspec.Struct, frozen=True, kw_only=True):
+    """A site wants to put an object of so many bytes, to be sent under a scope, into the hub's bucket itself."""
+
+    scope: str
+    size: int
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where to put it: an address, good for a while, and a ticket that names it; "" if it must pass through the hub."""
+
+    url: str = ""
+    ticket: str = ""
+
+
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
+    """An object has been put where a ticket said."""
+
+    scope: str
+    size: int
+    ticket: str
 
 
 class Enrol(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UnsupportedError
 from cmf.objects.bucket import IN_FLIGHT, checked, in_flight, reader
@@ -27,6 +27,10 @@ HEADS_MAX = 256
 """About more files than this one doesn't ask one by one, but has them listed."""
 
 RETRIES = 5
+REQUEST_SECONDS = 30.0
+"""How long one request may take with its body: at most 16 MiB."""
+
+COPY_SECONDS = 600.0
 RETRY_SECONDS = 60.0
 SENT_MAX = 3
 """A file that was cut on its way is sent this often, if its source can be read again."""
@@ -51,18 +55,23 @@ class CloudBucket:
             ) from error
         self.url = url
         self._seconds = seconds
-        endpoint = options.get("endpoint", "")
+        self._from_url = from_url
+        self._options = dict(options)
+        self._store = self._opened(REQUEST_SECONDS)
+
+    def _opened(self, request_s: float) -> ObjectStore:
         with self._guard():
-            self._store: ObjectStore = from_url(  # type: ignore[call-overload]
-                url,
-                config=dict(options),
+            return self._from_url(  # type: ignore[call-overload, no-any-return]
+                self.url,
+                config=self._options,
                 client_options={
-                    "allow_http": endpoint.startswith("http://"),
-                    "connect_timeout": f"{min(seconds, 10):g}s",
+                    "allow_http": self._options.get("endpoint", "").startswith("http://"),
+                    "connect_timeout": f"{min(self._seconds, 10):g}s",
+                    "timeout": f"{request_s:g}s",
                 },
                 retry_config={
                     "max_retries": RETRIES,
-                    "retry_timeout": timedelta(seconds=seconds),
+                    "retry_timeout": timedelta(seconds=self._seconds),
                     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5)},
                 },
             )
@@ -157,6 +166,24 @@ class CloudBucket:
             for _ in chunks:
                 pass  # what was there already may have been told before all was read
         return size
+
+    def address(self, name: str, seconds: int, *, method: Literal["GET", "PUT"] = "GET") -> str:
+        """Return an address of a file that whoever has it may get, or make, for so long: it is signed."""
+        import obstore
+
+        with self._guard():
+            return obstore.sign(self._store, method, name, timedelta(seconds=seconds))  # type: ignore[arg-type]
+
+    def copy(self, name: str, to: str) -> None:
+        """Copy a file to another name; the bytes don't leave the cloud. What was there is replaced."""
+        import obstore
+
+        with self._guard():
+            obstore.copy(self._patient(), name, to)
+
+    def _patient(self) -> ObjectStore:
+        """Return the same place, asked by one who waits: gigabytes are not copied in the time of a usual answer."""
+        return self._opened(COPY_SECONDS)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete these files."""

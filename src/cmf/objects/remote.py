@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import BinaryIO, NamedTuple
 
@@ -115,6 +115,18 @@ class RemoteObjects:
         name = _path(check_name(digest))
         self._greet()
         return self._bucket.write(name, digest, source)
+
+    def file(self, digest: str) -> str:
+        """Return the name of the file that is an object; "" if it shares one with others, or isn't held."""
+        name = _path(check_name(digest))
+        return name if name in self._bucket.sizes([name]) else ""
+
+    def admit(self, digest: str, size: int, make: Callable[[str], None]) -> None:
+        """Have an object's file made under the name that ``make`` is called with, unless one of its size is there."""
+        name = _path(check_name(digest))
+        self._greet()
+        if self._bucket.sizes([name]).get(name) != size:
+            make(name)
 
     def list(self) -> Iterator[tuple[str, int]]:
         """Yield the digest and the size of each object, sorted by digest."""

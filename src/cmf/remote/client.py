@@ -54,6 +54,9 @@ class HubClient:
         self._state_home = state_home
         self._watch = watch
         self._token: str | None = None
+        self.passes_through = False
+        """Whether all bytes go through the hub, since its bucket could not be reached."""
+        self.warnings: list[str] = []
         self._pool = urllib3.PoolManager(
             num_pools=1,
             maxsize=4,
@@ -236,8 +239,13 @@ class HubClient:
         *,
         headers: Mapping[str, str] | None = None,
         with_token: bool = True,
+        goes_on: bool = False,
+        read_s: float = READ_SECONDS,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
-        """Make one request; raise what the hub answered, as the error that it is."""
+        """Make one request; raise what the hub answered, as the error that it is.
+
+        ``goes_on``: that the answer is elsewhere (307) is no error; it is not followed here.
+        """
         token = self.token() if with_token else ""
         sent = {
             "content-type": "application/json" if isinstance(body, bytes) else "application/octet-stream",
@@ -255,13 +263,14 @@ class HubClient:
                 preload_content=False,
                 retries=retries,
                 redirect=False,
+                timeout=Timeout(connect=CONNECT_SECONDS, read=read_s),
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise self._unreachable(error) from error
         try:
             if _has_no_end(response):
                 raise urllib3.exceptions.ProtocolError("the connection was cut inside the headers")
-            if response.status >= 300:
+            if response.status >= 300 and not (goes_on and response.status == 307):
                 raise _refused(response)
             yield response
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -271,6 +280,12 @@ class HubClient:
         finally:
             response.close() if response.status >= 300 else response.drain_conn()
             response.release_conn()
+
+    def give_up_direct(self, why: str) -> None:
+        """Send and fetch through the hub from now on, and say so once."""
+        if not self.passes_through:
+            self.passes_through = True
+            self.warnings.append(f"Large objects pass through the hub {self.url}: {why}")
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:

@@ -11,10 +11,14 @@ from typing import Any, BinaryIO, cast
 import urllib3
 
 from cmf import errors
-from cmf.errors import CorruptError, UnreachableError
+from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableError
 from cmf.model import wire
 from cmf.objects import CHUNK_BYTES, Digests, check_name
 from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, HubClient, bounded, framed
+from cmf.remote.direct import Direct, nearness
+
+SETTLE_SECONDS = 600.0
+"""A bucket may take long to copy gigabytes, which is when the hub answers."""
 
 Listing = list[tuple[str, int]]
 """(digest, size) of objects. (Inside an object store, `list` is a method.)"""
@@ -39,14 +43,27 @@ class HubObjects:
     def open(self, digest: str, offset: int = 0) -> BinaryIO:
         """Return a reader of an object's bytes from an offset on."""
         headers = {"range": f"bytes={offset}-"} if offset else {}
+        is_direct = not self._client.passes_through
+        query = {"scope": self._scope} if self._scope else {}
+        query |= {"direct": "true"} if is_direct else {}
+        path = f"/v1/objects/{check_name(digest)}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
         stack = contextlib.ExitStack()
-        path = f"/v1/objects/{check_name(digest)}"
-        path += f"?{urllib.parse.urlencode({'scope': self._scope})}" if self._scope else ""
-        response = stack.enter_context(self._client.request("GET", path, None, headers=headers))
+        response = stack.enter_context(self._client.request("GET", path, None, headers=headers, goes_on=is_direct))
+        if is_direct and response.status == 307:
+            with stack:
+                url, near = response.headers.get("location", ""), _nearness(response)
+            try:
+                response = Direct(self._client.url, near).get(url, offset)
+            except (UnreachableError, DeniedError) as error:
+                self._client.give_up_direct(error.message)
+                return self.open(digest, offset)
+            stack = contextlib.ExitStack()
         return cast("BinaryIO", io.BufferedReader(_Body(response, stack), CHUNK_BYTES))
 
     def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
         """Send an object under the scope; ``folder``: it is a manifest whose members were sent before."""
+        if not folder and not isinstance(source, bytes) and (size := self._put_direct(digest, source)) is not None:
+            return size
         query = urllib.parse.urlencode({"scope": self._scope, "folder": str(folder).lower()})
         broken: list[OSError] = []
         body = source if isinstance(source, bytes) else _reading(source, broken)
@@ -57,6 +74,38 @@ class HubObjects:
                 return wire.decode(bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
         except UnreachableError as error:
             raise (broken[0] if broken else error) from None
+
+    def _put_direct(self, digest: str, source: BinaryIO) -> int | None:
+        """Send an object to the hub's bucket, and tell the hub; None, and the source as it was, if that can't be."""
+        if self._client.passes_through or not source.seekable():
+            return None
+        start = source.tell()
+        size = source.seek(0, 2) - start
+        source.seek(start)
+        if not wire.DIRECT_BYTES_MIN <= size <= wire.DIRECT_BYTES_MAX:
+            return None
+        path = f"/v1/objects/{check_name(digest)}"
+        upload, near = self._lent(f"{path}/upload", wire.AskUpload(scope=self._scope, size=size))
+        if not upload.url:
+            return None
+        try:
+            Direct(self._client.url, near).put(upload.url, digest, source, size)
+        except (UnreachableError, DeniedError) as error:
+            self._client.give_up_direct(error.message)
+            source.seek(start)
+            return None
+        told = wire.encode(wire.Uploaded(scope=self._scope, size=size, ticket=upload.ticket))
+        with self._client.request("POST", f"{path}/uploaded", told, read_s=SETTLE_SECONDS) as response:
+            return wire.decode(bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
+
+    def _lent(self, path: str, asked: wire.AskUpload) -> tuple[wire.Upload, int]:
+        """Return where the hub would have an object put, and how near the hub is."""
+        try:
+            with self._client.request("POST", path, wire.encode(asked)) as response:
+                near = _nearness(response)
+                return wire.decode(bounded(response, PROBLEM_BYTES_MAX), wire.Upload), near
+        except NotFoundError:  # an older hub
+            return wire.Upload(), 0
 
     def put_all(self, found: Iterable[wire.Small]) -> Iterator[tuple[wire.Small, errors.CmfError | None]]:
         """Send small objects under the scope, many in a request; say of each, as it is answered, why it was not taken.
@@ -132,6 +181,13 @@ class HubObjects:
         query = urllib.parse.urlencode({"scope": self._scope})
         paths = [f"/v1/objects/{check_name(digest)}?{query}" for digest in digests]
         return sum(self._client.ask("DELETE", path, None, dict[str, int])["removed"] for path in paths)
+
+
+def _nearness(response: urllib3.BaseHTTPResponse) -> int:
+    """Return how near the machine is that answers: as on the internet if its connection is gone."""
+    with contextlib.suppress(OSError, AttributeError):
+        return nearness(response.connection.sock.getpeername()[0])  # type: ignore[union-attr]
+    return 0
 
 
 class _Body(io.RawIOBase):
