@@ -10,7 +10,7 @@ import click
 from cmf.cli import access
 from cmf.cli.peer import peer
 from cmf.cli.progress import counting
-from cmf.errors import UnsupportedError, UsageError
+from cmf.errors import CorruptError, UnsupportedError, UsageError
 
 FOLDER = click.option(
     "--folder",
@@ -143,15 +143,50 @@ def invite(*, folder: Path, database: str, at: str, scope: str, role: str, hours
 
 @hub.command()
 @FOLDER
-@click.option(
-    "--to", required=True, metavar="URL", help="An empty database in PostgreSQL (postgresql://USER@HOST/NAME)."
-)
-def migrate(folder: Path, to: str) -> None:
-    """Move a hub's database from its folder into PostgreSQL.
+@click.option("--to", default="", metavar="URL", help="An empty database in PostgreSQL (postgresql://USER@HOST/NAME).")
+@click.option("--objects", default="", metavar="URL", help="A bucket for the objects (s3://BUCKET/PREFIX).")
+@click.option("--back", is_flag=True, help="Bring the objects from the bucket into the folder.")
+@click.option("--dry-run", "dry", is_flag=True, help="Say how many objects would be copied, and copy nothing.")
+def migrate(*, folder: Path, to: str, objects: str, back: bool, dry: bool) -> None:
+    """Move a hub's database from its folder into PostgreSQL, or its objects into a bucket, or both.
 
-    Stop the hub first: what it takes in later stays behind. The folder keeps the hub's key and its objects, and the old
-    database as it was.
+    Stop the hub first: what it takes in later stays behind. The folder keeps the hub's key, and its objects and the old
+    database as they were. Objects are verified on the way; what is in the bucket already is not copied again, so run
+    the command once more if it was cut.
     """
+    if not (to or objects) or ((dry or back) and (to or not objects)):
+        raise UsageError(
+            "Say where to: --to for the database, --objects for the objects.",
+            hint="--back and --dry-run are for objects alone.",
+        )
+    if objects:
+        _carry(folder, objects, back=back, dry=dry)
+    if to:
+        _move(folder, to)
+
+
+def _carry(folder: Path, url: str, *, back: bool, dry: bool) -> None:
+    from cmf import config
+    from cmf.cli import render
+
+    endpoint = config.environment().endpoint
+    with counting("Copying") as progress:
+        done = _serving().carry(folder, url, endpoint=endpoint, back=back, dry=dry, progress=progress)
+    click.echo(
+        f"{'Would copy' if dry else 'Copied'} {render.count(done.objects, 'object')} "
+        f"({render.size(done.object_bytes)}); there already: {done.held}."
+    )
+    if done.damaged:
+        raise CorruptError(
+            f"{render.count(len(done.damaged), 'object')} stayed behind, damaged: {', '.join(done.damaged[:10])}.",
+            hint="A site that has them sends them again: cmf verify --remote NAME --repair.",
+            kind="object",
+        )
+    if not dry:
+        click.echo(f"Next: cmf hub serve --folder {folder}{'' if back else f' --objects {url}'}")
+
+
+def _move(folder: Path, to: str) -> None:
     from cmf.cli import render
     from cmf.worktree.uri import bare
 

@@ -1,4 +1,4 @@
-"""Move a hub's database into another: every row of its truth, its log and its access, then the fold anew.
+"""Move a hub: every row of its truth, its log and its access, then the fold anew; and the bytes of its objects.
 
 Positions in the log, tokens and grants stay what they are, so that clients notice nothing: their cursors and the last
 checkpoint they keep hold at the new database.
@@ -10,8 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cmf.errors import ConflictError
+import msgspec
+
+from cmf.errors import ConflictError, CorruptError
 from cmf.hub import auth, log, peers
+from cmf.hub.objects import IN_FLIGHT, HubObjects
+from cmf.objects.bucket import in_flight
 from cmf.store import schema
 from cmf.store.dialect import Connection, Dialect
 from cmf.store.sql import SqlStore
@@ -64,6 +68,51 @@ def migrate(source: Dialect, target: Dialect, *, progress: Progress) -> dict[str
         here.execute("UPDATE meta SET value = '' WHERE key = 'derived'")
     SqlStore(target)  # folds what is derived
     return counts
+
+
+class Carried(msgspec.Struct):
+    """What became of a hub's objects: carried, or there before; ``damaged``: whose bytes have another hash."""
+
+    objects: int = 0
+    object_bytes: int = 0
+    held: int = 0
+    damaged: list[str] = []
+
+
+def carry(source: HubObjects, target: HubObjects, *, dry: bool, progress: Progress) -> Carried:
+    """Copy a hub's objects to another place of theirs, each verified; the source stays as it is.
+
+    What the target holds is passed over, so that a run that was cut goes on with the next. ``dry``: only count.
+    A damaged object stays behind, and the rest goes on.
+    """
+    done = Carried(damaged=[])
+    there = dict(target.list())
+    lacking = []
+    for digest, size in source.list():
+        if there.get(digest) == size:
+            done.held += 1
+        else:
+            lacking.append((digest, size))
+    if dry:
+        done.objects, done.object_bytes = len(lacking), sum(size for _, size in lacking)
+        return done
+
+    def one(item: tuple[str, int]) -> bool:
+        try:
+            with source.open(item[0]) as stream:
+                target.put(item[0], stream)
+        except CorruptError:
+            return False
+        return True
+
+    for (digest, size), is_whole in in_flight(one, lacking, IN_FLIGHT):
+        if not is_whole:
+            done.damaged.append(digest)
+            continue
+        done.objects += 1
+        done.object_bytes += size
+        progress("objects", 1)
+    return done
 
 
 def _copied(connection: Connection, table: str) -> Iterator[tuple[Sequence[Sequence[Any]], str]]:

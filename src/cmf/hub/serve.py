@@ -15,7 +15,9 @@ from cmf.errors import ConflictError, UsageError
 from cmf.hub import access
 from cmf.hub import workers as keeping
 from cmf.hub.auth import Auth
-from cmf.hub.migrate import Progress, migrate
+from cmf.hub.migrate import Carried, Progress, migrate
+from cmf.hub.migrate import carry as copied
+from cmf.hub.objects import open_objects
 from cmf.hub.service import DATABASE, Hub, open_database
 from cmf.model import wire
 from cmf.remote import LocalHub
@@ -131,6 +133,24 @@ def move(folder: Path, to: str, *, progress: Progress) -> dict[str, int]:
         target.close()
 
 
+def carry(
+    folder: Path, url: str, *, endpoint: str = "", back: bool = False, dry: bool = False, progress: Progress
+) -> Carried:
+    """Copy the objects of the hub in a folder from there into the bucket of a URL; ``back``: from the bucket to there.
+
+    ``dry``: say how many would go.
+    """
+    _must_be_hub(folder)
+    options = _options(endpoint)
+    here, there = open_objects(folder, "", options), open_objects(folder, url, options)
+    try:
+        source, target = (there, here) if back else (here, there)
+        return copied(source, target, dry=dry, progress=progress)
+    finally:
+        here.close()
+        there.close()
+
+
 def rebuild(folder: Path, *, database: str = "") -> int:
     """Fold what a hub's database derives anew, beside a running hub or not; return the record count."""
     if not database:
@@ -144,6 +164,12 @@ def rebuild(folder: Path, *, database: str = "") -> int:
 
 def _options(endpoint: str) -> dict[str, str]:
     return {"endpoint": endpoint} if endpoint else {}
+
+
+def _must_be_hub(folder: Path) -> None:
+    """Check that a folder is a hub's, whose database may be elsewhere."""
+    if not (folder / "keys" / "hub").is_file():
+        raise ConflictError(f"There is no hub in {folder}.", hint="Start one there first: cmf hub serve.")
 
 
 def _must_hold(folder: Path) -> None:
