@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -24,7 +25,7 @@ from cmf.store.sql import SqlStore
 
 
 class Moved(msgspec.Struct):
-    """What a push or a pull did. Sizes in bytes."""
+    """What a push or a pull did. Sizes in bytes. ``resumed``: (object, where it went on, its size)."""
 
     segments: int = 0
     records: int = 0
@@ -34,6 +35,7 @@ class Moved(msgspec.Struct):
     object_bytes: int = 0
     stayed: int = 0
     stayed_bytes: int = 0
+    resumed: list[tuple[str, int, int]] = []
     scopes: list[str] = []
     warnings: list[str] = []
 
@@ -146,15 +148,22 @@ def _small(
     """Yield the small ones of some objects that are here; send the large ones on the way."""
     for digest in wanted:
         try:
-            if objects.size(digest) <= wire.SMALL_BYTES:
+            size = objects.size(digest)
+            if size <= wire.SMALL_BYTES:
                 yield wire.Small(digest, read(objects, digest), folder)
                 continue
             with objects.open(digest) as source:
-                _note_sent(moved, remote.put(digest, source, folder=folder), None, progress)
+                resumed = partial(_note_resumed, moved, progress, digest, size)
+                _note_sent(moved, remote.put(digest, source, folder=folder, resumed=resumed), None, progress)
         except NotFoundError:
             moved.stayed += 1
         except UsageError as error:
             _note_sent(moved, 0, error, progress)
+
+
+def _note_resumed(moved: Moved, progress: Progress, digest: str, size: int, start: int) -> None:
+    moved.resumed.append((digest, start, size))
+    progress(f"resumed at {start:,} of {size:,} bytes", 1)
 
 
 def _note_sent(moved: Moved, size: int, refused: CmfError | None, progress: Progress) -> None:
@@ -200,12 +209,24 @@ def _fetch_files(
         objects.flush()
     for digest in large:
         with contextlib.suppress(NotFoundError):
-            size = objects.bring(digest, partial(remote.open, digest))
+            began: list[int] = []
+            size = objects.bring(digest, partial(_opened, remote, digest, began, progress))
+            if began[-1]:
+                moved.resumed.append((digest, began[-1], size))
             lacking.pop(digest, None)
             moved.objects += 1
             moved.object_bytes += size
             progress("objects", 1)
     moved.stayed += len(lacking)
+
+
+def _opened(remote: RemoteStore, digest: str, began: list[int], progress: Progress, start: int) -> BinaryIO:
+    """Open an object where its fetching goes on, and note where that was."""
+    source = remote.open(digest, start)
+    began.append(start)
+    if start:
+        progress(f"resumed at {start:,} bytes", 1)
+    return source
 
 
 def executions(store: SqlStore, view: View) -> list[str]:

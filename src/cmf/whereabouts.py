@@ -17,7 +17,7 @@ from cmf.errors import CmfError, CorruptError, NotFoundError
 from cmf.graph.views import Use
 from cmf.model import digest as digests
 from cmf.model.wire import Small
-from cmf.objects import Digests, RemoteStore, manifest, read
+from cmf.objects import Digests, RemoteStore, Resumed, manifest, read, unnoticed
 from cmf.objects.local import LocalObjects
 from cmf.store.index import SqlIndex
 from cmf.store.whereabouts import SqlWhereabouts
@@ -56,9 +56,9 @@ class Watched:
         self._note((digest,))
         return source
 
-    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
+    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False, resumed: Resumed = unnoticed) -> int:
         """Send an object; ``folder``: it is a manifest, whose files were sent before."""
-        size = self._remote.put(digest, source, folder=folder)
+        size = self._remote.put(digest, source, folder=folder, resumed=resumed)
         self._note((digest,))
         return size
 

@@ -1,6 +1,7 @@
 """A line to a remote of data is cut at any byte, for a moment or for good: what came is right, and a rerun ends it."""
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -208,3 +209,96 @@ def test_a_large_object_whose_fetch_was_killed_goes_on_where_it_was(
     subprocess.run(command, check=True)
     assert proxy.bytes < 5 << 20
     LocalObjects(folder).check(LARGE_DIGEST)
+
+
+SEND = """
+import sys
+from cmf.objects.remote import RemoteObjects
+from cmf.objects.ssh import SshBucket
+with open(sys.argv[2], "rb") as source:
+    RemoteObjects(SshBucket(sys.argv[1])).put(sys.argv[3], source)
+"""
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    (tmp_path / "large").write_bytes(LARGE)
+    return tmp_path / "large"
+
+
+@pytest.fixture
+def line_of(sshd: Sshd, proxy: Proxy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of a remote by way of the proxy."""
+    sshd.introduce(home)
+    proxy.target = sshd.port
+    monkeypatch.setattr(line, "PAUSES_SECONDS", (0.01, 0.02, 0.04))
+    return sshd.url(tmp_path / "all", proxy.port)
+
+
+def sent(url: str, large: Path) -> int:
+    """Send the large object, and return how much of it was there."""
+    told: list[int] = []
+    remote = RemoteObjects(SshBucket(url))
+    try:
+        with large.open("rb") as source:
+            assert remote.put(LARGE_DIGEST, source, resumed=told.append) == len(LARGE)
+    finally:
+        remote.close()
+    return sum(told)
+
+
+def assert_arrived(tmp_path: Path) -> None:
+    (there,) = (tmp_path / "all/files").glob("??/*")
+    assert there.read_bytes() == LARGE
+    assert not [*(tmp_path / "all/tmp").iterdir()]
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 7])
+def test_a_large_object_whose_sending_was_cut_or_killed_goes_on_where_it_was(
+    line_of: str, proxy: Proxy, large: Path, tmp_path: Path, after: int
+) -> None:
+    command = [sys.executable, "-c", SEND, line_of, str(large), LARGE_DIGEST]
+    with subprocess.Popen(command) as process:
+        proxy.arm(after << 20, process.kill)
+        assert process.wait() < 0
+    assert not [*(tmp_path / "all").glob("files/??/*")]
+    proxy.arm(0, None)
+    there = sent(line_of, large)
+    assert there >= max(0, after - 3) << 20  # what the server had not taken from its line yet is lost
+    assert proxy.bytes < len(LARGE) - there + (1 << 20)
+    assert_arrived(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [LARGE[: 3 << 20] + b"!" + LARGE[(3 << 20) + 1 : 5 << 20], b"of another", LARGE * 2])
+def test_what_is_damaged_there_or_of_another_file_is_sent_anew(
+    line_of: str, proxy: Proxy, large: Path, tmp_path: Path, wrong: bytes
+) -> None:
+    proxy.die(4 << 20)
+    with pytest.raises(UnreachableError):
+        sent(line_of, large)
+    (part,) = (tmp_path / "all/tmp").iterdir()
+    part.write_bytes(wrong)
+    proxy.arm(0, None)
+    proxy.mend()
+    assert sent(line_of, large) == 0
+    assert_arrived(tmp_path)
+
+
+def test_a_machine_that_runs_no_command_is_asked_for_what_it_has(
+    line_of: str, proxy: Proxy, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.die(6 << 20)
+    with pytest.raises(UnreachableError):
+        sent(line_of, large)
+    proxy.arm(0, None)
+    proxy.mend()
+    monkeypatch.setattr(line.Line, "output", lambda *_: b"")
+    assert sent(line_of, large) >= 3 << 20
+    assert_arrived(tmp_path)
+
+
+def test_two_that_send_the_same_file_at_once_do_not_write_to_one(line_of: str, large: Path, tmp_path: Path) -> None:
+    with large.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert sent(line_of, large) == 0
+    assert_arrived(tmp_path)

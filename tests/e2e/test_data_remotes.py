@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cmf.model.digest import file_digest
+from cmf.objects.local import LocalObjects
+from cmf.objects.ssh import _own_name
 from tests import buckets
 from tests.commands import cmf, script
 from tests.hubs import running
@@ -120,3 +123,24 @@ def test_a_place_holds_no_records_and_no_credentials(tmp_path: Path) -> None:
     assert "holds data" in cmf(tmp_path, "log", "--remote", "disk", code=2).err
     assert "holds data, and no records" in cmf(tmp_path, "pull", "disk", "--ancestors", "x", code=2).err
     shutil.rmtree(tmp_path / "d", ignore_errors=True)
+
+
+def test_a_command_says_where_it_went_on_with_a_large_object(sshd: Sshd, home: Path, tmp_path: Path) -> None:
+    sshd.introduce(home)
+    lab, disk = tmp_path / "lab", tmp_path / "disk"
+    lab.mkdir()
+    (disk / "tmp").mkdir(parents=True)
+    cmf(lab, "init")
+    cmf(lab, "remote", "add", "disk", sshd.url(disk))
+    script(lab, RECORD)
+    data = (lab / "model.bin").read_bytes()
+    digest = file_digest(data)
+    with LocalObjects(lab / ".cmf/objects").open(digest) as kept:
+        name = _own_name(digest, kept)
+    assert name
+    (disk / "tmp" / name).write_bytes(data[: 3 << 20])
+    assert "\n  resumed at 3.0 MiB of 4.9 MiB\n" in (said := cmf(lab, "push", "disk").out), said
+    assert LocalObjects(lab / ".cmf/objects").remove([digest]) == 1
+    (lab / ".cmf/objects/tmp" / f"{digest.removeprefix('sha256:')}.part").write_bytes(data[: 2 << 20])
+    assert "\n  resumed at 2.0 MiB of 4.9 MiB\n" in (said := cmf(lab, "pull", "disk").out), said
+    cmf(lab, "verify")

@@ -403,6 +403,8 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
         click.echo(f"  scopes: {', '.join(moved.scopes)}")
     if moved.known:
         click.echo(f"  there already: {render.count(moved.known, 'segment')}")
+    for _, start, size in moved.resumed:
+        click.echo(f"  resumed at {render.size(start)} of {render.size(size)}")
     if moved.stayed:
         more = f" ({render.size(moved.stayed_bytes)}); --data takes them along" if what in ("Pushed", "Packed") else ""
         click.echo(f"  stayed behind: {render.count(moved.stayed, 'object')}{more}")

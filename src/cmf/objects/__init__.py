@@ -20,6 +20,13 @@ CHUNK_BYTES = 1 << 20
 Digests: TypeAlias = list[str]
 """Names of objects. (Inside a store, `list` is a method.)"""
 
+Resumed: TypeAlias = Callable[[int], None]
+"""Told how many bytes of an object are at the other end already, when its sending goes on behind them."""
+
+
+def unnoticed(_: int) -> None:
+    """Take no notice."""
+
 
 class ObjectStore(Protocol):
     """A set of objects.
@@ -84,8 +91,12 @@ class SizedStore(ObjectStore, Protocol):
 class RemoteStore(ObjectStore, Protocol):
     """An `ObjectStore` elsewhere, to which many small objects travel together."""
 
-    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
-        """Send an object; ``folder``: it is a manifest, whose files were sent before."""
+    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False, resumed: Resumed = unnoticed) -> int:
+        """Send an object; ``folder``: it is a manifest, whose files were sent before.
+
+        A large one from a file, whose sending was cut, goes on where it was, if the place can: ``resumed`` is told.
+        What is there already is not believed, and sent again if it turns out to be something else.
+        """
         ...
 
     def put_all(self, found: Iterable[Small]) -> Iterator[tuple[Small, CmfError | None]]:

@@ -10,16 +10,26 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 
 from cmf.errors import UnreachableError
 from cmf.model import digest as digests
-from cmf.objects import CHUNK_BYTES, mismatched
+from cmf.objects import CHUNK_BYTES, Resumed, mismatched, unnoticed
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 IN_FLIGHT = 4
 """How many requests of a transfer are on their way at once. More gain nothing on a fast line and crowd a slow one."""
 
 WINDOW_BYTES = 8 << 20
+
+RESUMED_BYTES_MIN = 4 << 20
+"""What is smaller is sent anew: to ask how much of it is there takes as long."""
+
+KEPT_SECONDS = 7 * 86_400
+"""What is left of a file whose sending was cut is deleted if nobody went on with it for so long."""
+
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
@@ -51,11 +61,12 @@ class Bucket(Protocol):
         """Return a reader of the first ``size`` bytes of a file from an offset on."""
         ...
 
-    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+    def write(self, name: str, digest: str, source: BinaryIO | bytes, *, resumed: Resumed = unnoticed) -> int:
         """Make a file and return its size; `CorruptError`, and no file, if the bytes have another hash.
 
         If a file of this name is there already it stays as it is: two writers never clobber each other. The source is
         read to its end in any case. When it returns, the file is durable.
+        A large local file whose writing was cut goes on where it was, where the place can: ``resumed`` is told.
         """
         ...
 
@@ -68,13 +79,16 @@ class Bucket(Protocol):
         ...
 
 
-def checked(digest: str, source: BinaryIO | bytes, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+def checked(
+    digest: str, source: BinaryIO | bytes, chunk_bytes: int = CHUNK_BYTES, *, behind: _Hash | None = None
+) -> Iterator[bytes]:
     """Yield a source's bytes in chunks; `CorruptError` in place of the last chunk if they have another hash.
 
     So whoever sends what this yields, and gives up when it raises, never sends a whole file of other bytes.
+    ``behind``: the hash of what was read of the source before.
     """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    hashed = hashlib.sha256()
+    hashed = behind or hashlib.sha256()
     last = b""
     while chunk := _full(stream, chunk_bytes):
         if last:
@@ -86,6 +100,19 @@ def checked(digest: str, source: BinaryIO | bytes, chunk_bytes: int = CHUNK_BYTE
         raise mismatched(digest, actual)
     if last:
         yield last
+
+
+def length(source: BinaryIO | bytes) -> int:
+    """Return how many bytes a source still has; -1 if it cannot say, and cannot be read again either."""
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        at = source.tell()
+        end = source.seek(0, 2)
+        source.seek(at)
+    except (OSError, AttributeError):
+        return -1
+    return end - at
 
 
 def _full(stream: BinaryIO, size: int) -> bytes:

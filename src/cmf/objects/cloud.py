@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UnsupportedError
-from cmf.objects.bucket import IN_FLIGHT, checked, in_flight, reader
+from cmf.objects import Resumed, unnoticed
+from cmf.objects.bucket import IN_FLIGHT, checked, in_flight, length, reader
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
@@ -117,27 +118,27 @@ class CloudBucket:
         """Return a reader of the first ``size`` bytes of a file from an offset on."""
         return reader(self, name, size, offset)
 
-    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+    def write(self, name: str, digest: str, source: BinaryIO | bytes, *, resumed: Resumed = unnoticed) -> int:
         """Make a file, unless it is there already, and return its size."""
-        length = _length(source)
-        start = source.tell() if length >= 0 and not isinstance(source, bytes) else 0
+        size = length(source)
+        start = source.tell() if size >= 0 and not isinstance(source, bytes) else 0
         until = time.monotonic() + self._seconds
         for left in reversed(range(SENT_MAX)):
             try:
-                return self._write(name, digest, source, length)
+                return self._write(name, digest, source, size)
             except UnreachableError:
                 # obstore sends nothing again that makes a file, since it can't know that this doesn't matter here.
-                if not left or length < 0 or time.monotonic() > until:
+                if not left or size < 0 or time.monotonic() > until:
                     raise
                 if not isinstance(source, bytes):
                     source.seek(start)
         raise AssertionError
 
-    def _write(self, name: str, digest: str, source: BinaryIO | bytes, length: int) -> int:
+    def _write(self, name: str, digest: str, source: BinaryIO | bytes, whole: int) -> int:
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
-        part_bytes = max(PART_BYTES, length // PARTS_MAX + 1)
+        part_bytes = max(PART_BYTES, whole // PARTS_MAX + 1)
         size = 0
 
         def counted() -> Iterator[bytes]:
@@ -148,7 +149,7 @@ class CloudBucket:
 
         chunks = counted()
         with self._guard():
-            if 0 <= length <= part_bytes:
+            if 0 <= whole <= part_bytes:
                 data = b"".join(chunks)
                 with contextlib.suppress(AlreadyExistsError):
                     obstore.put(self._store, name, data, mode="create", use_multipart=False)
@@ -258,19 +259,6 @@ class CloudBucket:
 def _said(meta: ObjectMeta) -> tuple[str, str, str, int]:
     etag = (meta["e_tag"] or "").strip('"')
     return etag, meta["version"] or "", meta["last_modified"].isoformat(), meta["size"]
-
-
-def _length(source: BinaryIO | bytes) -> int:
-    """Return how many bytes a source has; -1 if it cannot say."""
-    if isinstance(source, bytes):
-        return len(source)
-    try:
-        at = source.tell()
-        end = source.seek(0, 2)
-        source.seek(at)
-    except (OSError, AttributeError):
-        return -1
-    return end - at
 
 
 def _first_line(error: Exception) -> str:

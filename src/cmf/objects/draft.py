@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from cmf.model import digest as digests
-from cmf.objects import mismatched
+from cmf.objects import Resumed, mismatched, unnoticed
 from cmf.objects.duplicate import duplicate
 from cmf.objects.source import Source, changing, disk_error
 
@@ -40,16 +40,16 @@ class Draft:
         except OSError as error:
             raise disk_error(error, f"{self._path} cannot be written") from error
 
-    def take(self, source: Source) -> bytes | None:
+    def take(self, source: Source, resumed: Resumed = unnoticed) -> bytes | None:
         """Copy a source; return the copy's SHA-256, or None if the source changed its size meanwhile."""
         try:
-            return duplicate(source.file, self._file, source.size)
+            return duplicate(source.file, self._file, source.size, resumed)
         except OSError as error:
             raise disk_error(error, f"{source.path} cannot be copied to {self._path}") from error
 
-    def take_as(self, digest: str, source: Source) -> int:
+    def take_as(self, digest: str, source: Source, resumed: Resumed = unnoticed) -> int:
         """Copy a source and return its size; `CorruptError` if it has another hash, or changed meanwhile."""
-        raw = self.take(source)
+        raw = self.take(source, resumed)
         if raw is None:
             raise changing(source.path)
         if (actual := digests.FILE + raw.hex()) != digest:

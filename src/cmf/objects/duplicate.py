@@ -16,7 +16,12 @@ import queue
 import sys
 import threading
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from cmf.objects import Resumed, unnoticed
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 BUFFER_BYTES = 1 << 20
 BUFFERS = 8
@@ -39,25 +44,43 @@ _CANNOT = (
 )
 
 
-def duplicate(source: int, target: int, size: int) -> bytes | None:
-    """Copy up to ``size`` bytes from a file into an empty one, and return the SHA-256 of the copy.
+def duplicate(source: int, target: int, size: int, resumed: Resumed = unnoticed) -> bytes | None:
+    """Copy up to ``size`` bytes from a file into another, and return the SHA-256 of the copy.
 
-    None if the source turned out to have another size than that. Holes of the source stay holes where that is cheap.
+    What the other holds already stays as far as it is the same, and ``resumed`` is told how far. None if the source
+    turned out to have another size than that. Holes of the source stay holes where that is cheap.
     """
     if cloned(source, target):
         return _hashed(target, size)
-    if size >= DIRECT_BYTES_MIN and _set_direct(target, on=True):
+    start, behind = _agreed(source, target, size)
+    if start:
+        resumed(start)
+    if size - start >= DIRECT_BYTES_MIN and _set_direct(target, on=True):
         try:
-            return _Direct(source, target, size).run()
+            return _Direct(source, target, size, start, behind.copy()).run()
         except OSError as error:
             if error.errno not in _CANNOT:
                 raise
-            os.ftruncate(target, 0)  # said so only when it came to writing
+            os.ftruncate(target, start)  # said so only when it came to writing
         finally:
             _set_direct(target, on=False)
-    if size >= DIRECT_BYTES_MIN and _copied(source, target, size):
+    if size - start >= DIRECT_BYTES_MIN and _copied(source, target, size, start):
         return _hashed(target, size)
-    return _plain(source, target, size)
+    return _plain(source, target, size, start, behind)
+
+
+def _agreed(source: int, target: int, size: int) -> tuple[int, _Hash]:
+    """Return how far two files are the same, in whole buffers, and the hash of that; cut the second one there."""
+    at, behind = 0, sha256()
+    one, other = (memoryview(bytearray(BUFFER_BYTES)) for _ in range(2))
+    # What a file system set aside for a copy that was cut reads as zeros: so the second one may be of full length.
+    while at + BUFFER_BYTES <= min(size, os.fstat(target).st_size):
+        if {os.preadv(source, [one], at), os.preadv(target, [other], at)} != {BUFFER_BYTES} or one != other:
+            break
+        behind.update(one)
+        at += BUFFER_BYTES
+    os.ftruncate(target, at)
+    return at, behind
 
 
 def cloned(source: int, target: int) -> bool:
@@ -83,11 +106,11 @@ def _set_direct(target: int, *, on: bool) -> bool:
     return True
 
 
-def _copied(source: int, target: int, size: int) -> bool:
+def _copied(source: int, target: int, size: int, start: int) -> bool:
     """Let the kernel copy; tell whether it could."""
     if not hasattr(os, "copy_file_range"):
         return False
-    at = 0
+    at = start
     try:
         while at < size:
             done = os.copy_file_range(source, target, min(size - at, 1 << 30), at, at)
@@ -97,7 +120,7 @@ def _copied(source: int, target: int, size: int) -> bool:
     except OSError as error:
         if error.errno not in _CANNOT:
             raise
-        os.ftruncate(target, 0)
+        os.ftruncate(target, start)
         return False
     return True
 
@@ -112,9 +135,7 @@ def _hashed(file: int, size: int) -> bytes | None:
     return hashed.digest() if at == size else None
 
 
-def _plain(source: int, target: int, size: int) -> bytes | None:
-    hashed = sha256()
-    at = 0
+def _plain(source: int, target: int, size: int, at: int, hashed: _Hash) -> bytes | None:
     buffer = memoryview(bytearray(BUFFER_BYTES))
     while at <= size and (count := os.preadv(source, [buffer], at)):
         hashed.update(buffer[:count])
@@ -129,10 +150,12 @@ def _plain(source: int, target: int, size: int) -> bytes | None:
 class _Direct:
     """A copy around the page cache: one thread reads ahead, this one hashes, others write."""
 
-    def __init__(self, source: int, target: int, size: int) -> None:
+    def __init__(self, source: int, target: int, size: int, start: int, behind: _Hash) -> None:
         self._source = source
         self._target = target
         self._size = size
+        self._start = start
+        self._behind = behind
         self._sparse = os.fstat(source).st_blocks * 512 < size
         self._free: queue.SimpleQueue[mmap.mmap | None] = queue.SimpleQueue()
         self._read: queue.SimpleQueue[_Piece] = queue.SimpleQueue()
@@ -142,7 +165,7 @@ class _Direct:
     def run(self) -> bytes | None:
         if not self._sparse and hasattr(os, "posix_fallocate"):
             with contextlib.suppress(OSError):  # only saves work: a full disk is told by writing
-                os.posix_fallocate(self._target, 0, self._size)
+                os.posix_fallocate(self._target, self._start, self._size - self._start)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         buffers = [mmap.mmap(-1, BUFFER_BYTES) for _ in range(BUFFERS)]
@@ -167,7 +190,7 @@ class _Direct:
         return digest
 
     def _hash(self) -> bytes | None:
-        at, hashed = 0, sha256()
+        at, hashed = self._start, self._behind
         while True:
             piece = self._read.get()
             with memoryview(piece.buffer) as view:
@@ -183,7 +206,7 @@ class _Direct:
 
     def _read_ahead(self) -> None:
         """Read pieces in order; the first that isn't full is the last."""
-        at = 0
+        at = self._start
         while (buffer := self._free.get()) is not None:
             count = 0
             try:

@@ -13,9 +13,12 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from cmf.errors import UnreachableError
-from cmf.objects.bucket import checked, reader
+from cmf.model import digest as digests
+from cmf.objects import Resumed, unnoticed
+from cmf.objects.bucket import KEPT_SECONDS, RESUMED_BYTES_MIN, checked, reader
 from cmf.objects.draft import Draft
 from cmf.objects.pack import sync_path
+from cmf.objects.part import Part
 from cmf.objects.source import Source, disk_error, read_error
 
 TEMPORARY = "tmp"
@@ -27,6 +30,7 @@ class FolderBucket:
     def __init__(self, folder: str) -> None:
         self.url = folder
         self._root = folder
+        self._is_swept = False
 
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield the name and size of each file below a prefix."""
@@ -82,15 +86,15 @@ class FolderBucket:
         file.seek(offset)
         return file
 
-    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+    def write(self, name: str, digest: str, source: BinaryIO | bytes, *, resumed: Resumed = unnoticed) -> int:
         """Make a file, unless it is there already, and return its size."""
         path = f"{self._root}/{name}"
         whole = None if isinstance(source, bytes) else Source.of(source)
         self._make_room(name)
-        with self._draft() as draft:
+        with self._part(digest, whole) or self._draft() as draft:
             if whole is not None:
                 with whole:
-                    size = draft.take_as(digest, whole)
+                    size = draft.take_as(digest, whole, resumed)
             else:
                 size = 0
                 for chunk in checked(digest, source):
@@ -100,6 +104,7 @@ class FolderBucket:
                 draft.close(sync=True)
                 draft.publish(path)
                 sync_path(os.path.dirname(path))
+                self._sweep(path)
             except OSError as error:
                 raise disk_error(error, f"{path} cannot be written") from error
         return size
@@ -116,6 +121,27 @@ class FolderBucket:
 
     def close(self) -> None:
         """Do nothing: a folder has no connection."""
+
+    def _part(self, digest: str, source: Source | None) -> Part | None:
+        """Return what is there of a large file whose writing was cut; None if another goes on with it, or none may."""
+        if source is None or source.size < RESUMED_BYTES_MIN:
+            return None
+        try:
+            return Part(f"{self._root}/{TEMPORARY}/{digest.removeprefix(digests.FILE)}.part")
+        except OSError:
+            return None  # another user's, or there are no locks
+
+    def _sweep(self, fresh: str) -> None:
+        """Delete, once, what nobody went on with for long, by the clock of who keeps the folder: a fresh file's."""
+        if self._is_swept:
+            return
+        self._is_swept = True
+        before = os.stat(fresh).st_mtime - KEPT_SECONDS
+        with os.scandir(f"{self._root}/{TEMPORARY}") as found:
+            for entry in found:
+                with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                    if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before:
+                        os.unlink(entry.path)
 
     def _draft(self) -> Draft:
         # The host's name too: machines that share a folder have the same process ids.

@@ -1,4 +1,4 @@
-"""An object that comes from elsewhere: what came before the line was cut stays, and the next time goes on behind it."""
+"""An object on its way to or from elsewhere: what came before it was cut stays, and the next time goes on behind it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from cmf.objects import CHUNK_BYTES
+from cmf.errors import CorruptError
+from cmf.objects import CHUNK_BYTES, Resumed, unnoticed
 from cmf.objects.draft import Draft
+from cmf.objects.source import Source
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -32,9 +34,27 @@ class Part(Draft):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(self._file), os.stat(path)):
                 raise BlockingIOError  # who had it has just made it the object
+            os.utime(self._file)  # whoever deletes what nobody goes on with leaves it
         except BaseException:  # ctrl-C too: nobody else would close it
             os.close(self._file)
             raise
+
+    def take_as(self, digest: str, source: Source, resumed: Resumed = unnoticed) -> int:
+        """Copy the rest of a source and return the size of the whole, as a draft does."""
+        if os.fstat(self._file).st_size > source.size:
+            self.clear()  # it is of no such file
+        try:
+            return super().take_as(digest, source, resumed)
+        except CorruptError:
+            self.clear()
+            raise
+
+    def publish(self, target: str) -> None:
+        """Give it its name, as a draft does; this one is gone then."""
+        super().publish(target)
+        if self._exists:
+            os.unlink(self._path)
+            self._exists = False
 
     def hashed(self) -> tuple[_Hash, int]:
         """Return the hash of what is there, and its size; what is written comes behind it."""

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 from cmf.errors import CmfError, CorruptError, NotFoundError, UnsupportedError, UsageError
 from cmf.model import digest as digests
 from cmf.model.wire import Small
-from cmf.objects import Digests, bucket, check_name, mismatched
+from cmf.objects import Digests, Resumed, bucket, check_name, mismatched, unnoticed
 from cmf.objects import pack as packs
 from cmf.objects.bucket import Bucket, in_flight
 from cmf.objects.pack import Place
@@ -110,11 +110,11 @@ class RemoteObjects:
                 return self._bucket.open(name, sizes[name], offset)
         raise NotFoundError(f"{self.url} does not hold object {digest}.", kind="object")
 
-    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
+    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False, resumed: Resumed = unnoticed) -> int:
         """Send an object in a file of its own and return its size; a folder's manifest is as any other."""
         name = _path(check_name(digest))
         self._greet()
-        return self._bucket.write(name, digest, source)
+        return self._bucket.write(name, digest, source, resumed=resumed)
 
     def file(self, digest: str) -> str:
         """Return the name of the file that is an object; "" if it shares one with others, or isn't held."""

@@ -13,7 +13,7 @@ import urllib3
 from cmf import errors
 from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableError
 from cmf.model import wire
-from cmf.objects import CHUNK_BYTES, Digests, check_name
+from cmf.objects import CHUNK_BYTES, Digests, Resumed, check_name, unnoticed
 from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, HubClient, bounded, framed
 from cmf.remote.direct import Direct, nearness
 
@@ -60,7 +60,7 @@ class HubObjects:
             stack = contextlib.ExitStack()
         return cast("BinaryIO", io.BufferedReader(_Body(response, stack), CHUNK_BYTES))
 
-    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False) -> int:
+    def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False, resumed: Resumed = unnoticed) -> int:
         """Send an object under the scope; ``folder``: it is a manifest whose members were sent before."""
         if not folder and not isinstance(source, bytes) and (size := self._put_direct(digest, source)) is not None:
             return size

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import os
+import re
+import shlex
 import socket
 import stat
 import weakref
@@ -20,19 +23,23 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from cmf.errors import CmfError, NotFoundError, UnreachableError
+from cmf.errors import CmfError, CorruptError, NotFoundError, UnreachableError
 from cmf.model import digest as digests
-from cmf.objects.bucket import checked, reader
+from cmf.objects import CHUNK_BYTES, Resumed, unnoticed
+from cmf.objects.bucket import RESUMED_BYTES_MIN, checked, length, reader
 from cmf.objects.folder import TEMPORARY
 from cmf.objects.ssh.line import ASKED, Address, Line
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 
 AHEAD = 8
 """How many chunks of a file are on their way at once."""
 
 CHECKED_BYTES = 8 << 20
+HASH_DIGITS = 64
 
 
 class SshBucket:
@@ -98,7 +105,7 @@ class SshBucket:
         """Return a reader of the first ``size`` bytes of a file from an offset on."""
         return reader(self, name, size, offset)
 
-    def write(self, name: str, digest: str, source: BinaryIO | bytes) -> int:
+    def write(self, name: str, digest: str, source: BinaryIO | bytes, *, resumed: Resumed = unnoticed) -> int:
         """Make a file, unless it is there already, and return its size."""
         if self._line.run(lambda client: self._size(client, name)) is not None:
             size = sum(map(len, checked(digest, source)))
@@ -107,9 +114,11 @@ class SshBucket:
         made = self._line.run(lambda client: self._make_room(client, os.path.dirname(name)))
         grown = dict.fromkeys(map(os.path.dirname, made))
         synced = [self._line.start(partial(_sync, folder=folder)) for folder in grown]
-        draft = _Draft(self._line, f"{self._root}/{TEMPORARY}/{socket.gethostname()}-{os.urandom(12).hex()}")
+        own = None if isinstance(source, bytes) else _own_name(digest, source)
+        draft = _Draft(self._line, f"{self._root}/{TEMPORARY}/{own or _new_name()}")
         try:
-            for chunk in checked(digest, source):
+            behind = None if own is None or isinstance(source, bytes) else draft.resume(source, resumed)
+            for chunk in checked(digest, source, behind=behind):
                 draft.write(chunk)
             draft.publish(digest, f"{self._root}/{name}")
             for each in synced:
@@ -118,8 +127,11 @@ class SshBucket:
         except NotFoundError:
             self._made.clear()  # somebody removed the folder
             raise
+        except CorruptError:
+            own = None  # nobody will go on with it
+            raise
         finally:
-            draft.discard()
+            draft.end(kept=own is not None)
         return draft.size
 
     def delete(self, names: Iterable[str]) -> None:
@@ -175,6 +187,40 @@ class _Draft:
         self._open: tuple[SFTPClient, SFTPClientFile] | None = None
         self._is_doubtful = False
 
+    def resume(self, source: BinaryIO, resumed: Resumed) -> _Hash | None:
+        """Go on behind what is there, if the source begins so: return the hash of that, which was read of the source.
+
+        None if it begins otherwise: all is to be written.
+        """
+        there = self._line.run(self._there)
+        if not there:
+            return None
+        start, behind = source.tell(), hashlib.sha256()
+        if there <= length(source):
+            left = there
+            while left and (chunk := source.read(min(left, CHUNK_BYTES))):
+                behind.update(chunk)
+                left -= len(chunk)
+            if not left and self._hash(there) == behind.hexdigest():
+                self.size = there
+                resumed(there)
+                return behind
+            source.seek(start)
+
+        async def clear(client: SFTPClient) -> None:
+            await (await self._file(client)).truncate(0)
+
+        self._line.run(clear)
+        return None
+
+    async def _there(self, client: SFTPClient) -> int:
+        from asyncssh import SFTPNoSuchFile
+
+        try:
+            return (await client.stat(self._path)).size or 0
+        except SFTPNoSuchFile:
+            return 0
+
     def write(self, chunk: bytes) -> None:
         """Append some bytes."""
         offset = self.size
@@ -201,18 +247,19 @@ class _Draft:
             self._check(digest)
         self._line.run(lambda client: self._link(client, target))
 
-    def discard(self) -> None:
-        """Remove the temporary name; if the line is dead it stays there, and nobody misses it."""
+    def end(self, *, kept: bool) -> None:
+        """Close the file, and remove its temporary name unless it is kept; nothing if the line is dead."""
         for sent in self._waiting:
             sent.cancel()
         if self._open is not None and self._line.is_up:
             with contextlib.suppress(CmfError):
-                self._line.run(self._end)
+                self._line.run(partial(self._end, kept=kept))
 
-    async def _end(self, client: SFTPClient) -> None:
+    async def _end(self, client: SFTPClient, *, kept: bool = False) -> None:
         if self._open is not None and self._open[0] is client:
             await self._open[1].close()
-        await _remove(client, self._path)
+        if not kept:
+            await _remove(client, self._path)
         self._open = None
 
     async def _file(self, client: SFTPClient) -> SFTPClientFile:
@@ -228,19 +275,28 @@ class _Draft:
             return self._open[1]
 
     def _check(self, digest: str) -> None:
-        """Read back what was written by way of more than one line."""
-        hashed = hashlib.sha256()
-        for offset in range(0, self.size, CHECKED_BYTES):
-
-            async def work(client: SFTPClient, offset: int = offset) -> bytes:
-                file = await self._file(client)
-                return await file.read(CHECKED_BYTES, offset)
-
-            hashed.update(self._line.run(work))
-        if digests.FILE + hashed.hexdigest() != digest:
+        """Check what was written by way of more than one line."""
+        if digests.FILE + self._hash(self.size) != digest:
+            self._line.run(self._end)
             raise UnreachableError(
                 "The other machine lost a part of what was sent.", hint="Run the command again.", kind="remote"
             )
+
+    def _hash(self, size: int) -> str:
+        """Return the SHA-256 of the first bytes at the other end: told by it if it can, else they are read back."""
+        head = f"head -c {size} {shlex.quote(self._path)}"
+        told = self._line.output(f"{head} | {{ sha256sum 2>/dev/null || shasum -a 256; }}", HASH_DIGITS)
+        if re.fullmatch(rb"[0-9a-f]{64}", told):
+            return told.decode()
+        hashed = hashlib.sha256()
+        for offset in range(0, size, CHECKED_BYTES):
+
+            async def work(client: SFTPClient, offset: int = offset) -> bytes:
+                file = await self._file(client)
+                return await file.read(min(CHECKED_BYTES, size - offset), offset)
+
+            hashed.update(self._line.run(work))
+        return hashed.hexdigest()
 
     async def _link(self, client: SFTPClient, target: str) -> None:
         from asyncssh import SFTPFailure, SFTPFileAlreadyExists, SFTPNoSuchFile, SFTPOpUnsupported
@@ -254,6 +310,25 @@ class _Draft:
                 await client.rename(self._path, target)
         # Even if it is another's: they may not have made its name durable yet, and this caller is promised that it is.
         await asyncio.gather(_sync(client, os.path.dirname(target)), self._end(client))
+
+
+def _own_name(digest: str, source: BinaryIO) -> str | None:
+    """Return what a large local file is called while it is sent, the same each time; None for anything else.
+
+    No two processes write to one: who sends a file holds a lock on it, here.
+    """
+    if length(source) < RESUMED_BYTES_MIN:
+        return None
+    try:
+        fcntl.flock(source.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        who = f"{socket.gethostname()}\0{os.path.abspath(source.name)}\0{os.fstat(source.fileno()).st_ino}"
+    except (OSError, AttributeError, TypeError):
+        return None  # another process sends it, or there are no locks, or it is no file
+    return f"{hashlib.sha256(os.fsencode(who)).hexdigest()[:16]}-{digest.removeprefix(digests.FILE)}.part"
+
+
+def _new_name() -> str:
+    return f"{socket.gethostname()}-{os.urandom(12).hex()}"
 
 
 async def _remove(client: SFTPClient, path: str) -> None:

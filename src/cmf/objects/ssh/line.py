@@ -136,6 +136,23 @@ class Line:
         """Begin some work; its future raises what the work raised, as the error that it is."""
         return self._submit(self._tried(work))
 
+    def output(self, command: str, size: int) -> bytes:
+        """Return the first bytes that a command at the other end writes; none if it writes fewer, or may not be run."""
+        return self.start(lambda _: self._output(command, size)).result()
+
+    async def _output(self, command: str, size: int) -> bytes:
+        from asyncssh import DEVNULL, ChannelOpenError
+
+        connection = self._connection
+        if connection is None:
+            return b""
+        try:
+            async with connection.create_process(command, stdin=DEVNULL, stderr=DEVNULL, encoding=None) as process:
+                told: bytes = await process.stdout.readexactly(size)
+                return told
+        except (ChannelOpenError, asyncio.IncompleteReadError):
+            return b""
+
     def close(self) -> None:
         """End the connection and the thread."""
         thread = self._thread
