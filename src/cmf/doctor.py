@@ -211,11 +211,20 @@ def _keys(place: Place) -> Iterator[Finding]:
         yield _wrong(
             "keys",
             f"Others can read {', '.join(str(path) for path in open_to_others)}.",
-            "cmf doctor --fix takes that right away. If others may have read it, make a new store's key.",
+            "cmf doctor --fix takes that right away. If others may have read it: cmf key rotate.",
             is_mended=place.mend,
         )
         return
-    yield _well("keys", _identity(place.folder))
+    yield _well("keys", _identity(place.folder) + _own_key(place.folder))
+
+
+def _own_key(folder: Path) -> str:
+    """Say which key signs here, if there is one; looking makes none."""
+    if not (folder / "keys" / str(os.getuid())).exists():
+        return ""
+    held = collect.held_key(folder, os.getuid())
+    day = time.strftime("%Y-%m-%d", time.localtime(held.since_us / 1e6))
+    return f", key {held.key.public.hex()[:16]} since {day}"
 
 
 def _identity(folder: Path) -> str:

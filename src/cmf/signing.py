@@ -12,12 +12,14 @@ import nacl.bindings as sodium
 from nacl.exceptions import BadSignatureError
 
 from cmf.errors import CorruptError, DeniedError
+from cmf.model.rotation import Vouch
 
 
 class Key:
-    """A private key. ``public`` is the raw 32-byte public key."""
+    """A private key. ``public`` is the raw 32-byte public key, ``vouched`` what the keys before it said of it."""
 
-    def __init__(self, seed: bytes) -> None:
+    def __init__(self, seed: bytes, vouched: tuple[Vouch, ...] = ()) -> None:
+        self.vouched = vouched
         self.public, self._secret = sodium.crypto_sign_seed_keypair(seed)
 
     def sign(self, message: bytes) -> bytes:
@@ -54,7 +56,30 @@ def kept_secret(path: Path, size: int = 32) -> bytes:
     return data
 
 
+def replace_secret(path: Path, data: bytes) -> None:
+    """Put other secret bytes into a file in one step: a crash leaves what was there, or these. They are durable."""
+    temporary = _written(path, data)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
 def _make(path: Path, data: bytes) -> bytes:
+    temporary = _written(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return path.read_bytes()
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return data
+
+
+def _written(path: Path, data: bytes) -> Path:
+    """Write a file of mode 0600 beside a path, synced; return where."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -63,15 +88,15 @@ def _make(path: Path, data: bytes) -> bytes:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return path.read_bytes()
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
-    return data
+        os.close(handle)

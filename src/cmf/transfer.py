@@ -13,6 +13,7 @@ import msgspec
 
 from cmf import errors, signing
 from cmf.errors import CmfError, CorruptError
+from cmf.model import rotation
 from cmf.model import segment as segments
 from cmf.model.exchange import Admission, Head, Sample, View
 from cmf.model.segment import Genesis, Segment
@@ -70,8 +71,8 @@ def lacking(source: Peer, store: SqlStore, view: View) -> Iterator[bytes]:
     return source.get(store.lacking(dict.fromkeys(source.matching(view))))
 
 
-Authorize = Callable[[str, bytes, Sequence[Item]], None]
-"""Called with (scope, writer's key, records) of each segment before it is committed; raises `DeniedError`."""
+Authorize = Callable[[str, bytes, Segment, Sequence[Item]], None]
+"""Called with (scope, writer's key, segment, records) of each before it is committed; raises `DeniedError`."""
 
 
 Insert = Callable[[Sequence[Arriving]], list[Outcome]]
@@ -216,9 +217,11 @@ def verified(wire: bytes, known: Known, authorize: Authorize | None = None) -> V
         scope, writer, _ = stream
         if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
             raise CorruptError("A segment's signature is not its writer's.", kind="signature")
+        if isinstance(segment.fields, Genesis):
+            rotation.check(segment.fields.vouched, writer, signing.verify)
         items = [Item(scope, id_, data, record) for id_, data, record in segments.check_body(segment)]
         if authorize is not None:
-            authorize(scope, writer, items)
+            authorize(scope, writer, segment, items)
     except CmfError as error:
         return _refused(segment, stream[0], error)
     return Verified(segment, stream, items)
@@ -280,6 +283,8 @@ def verify(store: SqlStore) -> Iterator[Problem | None]:
             where = f"segment {segment.n} of {scope} ({segment.hash.hex()[:12]})"
             if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
                 raise CorruptError("its signature is not its writer's.", kind="signature")
+            if isinstance(segment.fields, Genesis):
+                rotation.check(segment.fields.vouched, writer, signing.verify)
             segments.check_body(segment)
         except CmfError as error:
             yield Problem(where, error.message)

@@ -44,6 +44,7 @@ COMMANDS = {
     "event": ("cmf.cli.tell", "say from inside a run: a file was used or made"),
     "metric": ("cmf.cli.tell", "say from inside a run: numbers"),
     "param": ("cmf.cli.tell", "say from inside a run: parameters"),
+    "key": ("cmf.cli.key", "the key that signs your records: show it, or make another"),
     "doctor": ("cmf.cli.health", "what is wrong here, and how to mend it"),
     "completion": ("cmf.cli.completion", "make your shell complete commands and names"),
     "hub": ("cmf.cli.hub", "the shared hub: serve, invite"),

@@ -55,7 +55,8 @@ def who(at: str, as_json: bool) -> None:
             click.echo(f"     token {token.id} until {_day(token.expires_us)}{narrowed}")
         for key in principal.keys:
             revoked = f", revoked {_day(key.revoked_us)}" if key.revoked_us else ""
-            click.echo(f"     key {key.key}{revoked}")
+            follows = f", follows {key.follows[:16]}" if key.follows else ""
+            click.echo(f"     key {key.key}{follows}{revoked}")
     for invite in waiting:
         click.echo(f"invited: {invite.name}, {_roles([invite.role])}, {invite.id} until {_day(invite.expires_us)}")
 
@@ -152,7 +153,10 @@ def key() -> None:
 @AT
 @click.argument("key")
 def key_revoke(at: str, key: str) -> None:
-    """Refuse all that a KEY signs from now on, whoever brings it. What the hub holds of it stays."""
+    """Refuse all that a KEY signs from now on, whoever brings it. What the hub holds of it stays.
+
+    It takes the hub's admin, or the key's owner.
+    """
     if not re.fullmatch(r"[0-9a-f]{64}", key):
         raise UsageError(f"'{key[:80]}' is not a key.", hint="'cmf hub who' shows them.")
     with access(at) as hub:

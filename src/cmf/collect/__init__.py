@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from cmf.collect import chunks
-from cmf.collect.identity import Site, site, writer_key
+from cmf.collect.identity import Site, site
+from cmf.collect.keys import HeldKey, held_key, rotate_key, writer_key
 from cmf.collect.lock import LinkLock, holder, unlock
 from cmf.collect.taking import Clock, Collected, Journal, State, take
 from cmf.errors import NotFoundError, UsageError
@@ -29,13 +30,16 @@ __all__ = [
     "DATABASE",
     "Clock",
     "Collected",
+    "HeldKey",
     "Known",
     "Site",
     "collect",
     "dropped",
+    "held_key",
     "holder",
     "known_execution",
     "open_store",
+    "rotate_key",
     "site",
     "tails",
     "unlock",

@@ -66,8 +66,3 @@ def _make_site(path: Path, *, replace: bool) -> None:
         raise CorruptError(f"{path} cannot be made: {error.strerror}.", kind="disk") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def writer_key(folder: Path, uid: int) -> signing.Key:
-    """Return the key with which this user seals records of the store."""
-    return signing.Key(signing.kept_secret(folder / "keys" / str(uid)))

@@ -58,10 +58,10 @@ class Access:
                         ).fetchall()
                     ],
                     keys=[
-                        wire.Key(key=bytes(key).hex(), revoked_us=at or 0)
-                        for key, at in connection.execute(
-                            "SELECT k.key, r.at FROM hub_key k LEFT JOIN hub_revoked r ON r.key = k.key "
-                            "WHERE k.p = ? ORDER BY k.key",
+                        wire.Key(key=bytes(key).hex(), revoked_us=at or 0, follows=bytes(old or b"").hex())
+                        for key, at, old in connection.execute(
+                            "SELECT k.key, r.at, o.old FROM hub_key k LEFT JOIN hub_revoked r ON r.key = k.key "
+                            "LEFT JOIN hub_rotation o ON o.new = k.key WHERE k.p = ? ORDER BY k.key",
                             (p,),
                         ).fetchall()
                     ],
@@ -193,11 +193,13 @@ class Access:
     def revoke_key(self, caller: Caller, key: bytes) -> None:
         """Refuse all that a key signs from now on; what this hub holds of it stays. Nobody enrols it again.
 
-        Nor brings it: it need not be enrolled here, since a peer vouches for keys that are not.
+        Nor brings it: it need not be enrolled here, since a peer vouches for keys that are not. It takes the hub's
+        admin, or the key's owner with a token that is not narrowed: whose key was stolen need not wait for anybody.
         """
-        _needs_admin(caller, "")
         with self._sql.write(durable=True) as connection:
             row = connection.execute("SELECT p FROM hub_key WHERE key = ?", (key,)).fetchone()
+            if row is None or row[0] != caller.principal or caller.is_narrowed:
+                _needs_admin(caller, "")
             whose = self._name(connection, row[0]) if row else "of nobody here"
             connection.execute(
                 "INSERT INTO hub_revoked (key, at) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, self._now())

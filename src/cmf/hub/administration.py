@@ -63,7 +63,7 @@ def take_role(request: AnyRequest, data: wire.AskRole) -> None:
 
 @delete("/v1/keys/{key:str}", sync_to_thread=True, status_code=204)
 def revoke_key(request: AnyRequest, key: str) -> None:
-    """Refuse what a key signs from now on; it takes the hub's admin."""
+    """Refuse what a key signs from now on; it takes the hub's admin, or the key's owner."""
     hub_of(request).access.revoke_key(caller_of(request), wire.raw(key))
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from cmf.errors import DeniedError, UsageError
-from cmf.hub import audit
+from cmf.hub import audit, succession
 from cmf.model.records import covers
+from cmf.model.rotation import Vouch
 from cmf.model.wire import Act, Role
 from cmf.store.dialect import Connection, Dialect, chunks
 
@@ -38,6 +39,7 @@ TABLES = (
         scope TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (scope, digest)){compact}""",
     "CREATE INDEX IF NOT EXISTS hub_grant_digest ON hub_grant (digest)",
     "CREATE INDEX IF NOT EXISTS promised_scope ON promised (scope, digest)",
+    *succession.TABLES,
     *audit.TABLES,
 )
 
@@ -155,13 +157,22 @@ class Auth:
         held = tuple(role for role in narrowed if caller.may(role.role, role.prefix))  # what was taken since is lost
         return msgspec.structs.replace(caller, roles=held, is_narrowed=True)
 
-    def authorize(self, caller: Caller, scope: str, key: bytes, *, roles: Sequence[str] = ("write",)) -> None:
+    def authorize(
+        self,
+        caller: Caller,
+        scope: str,
+        key: bytes,
+        *,
+        roles: Sequence[str] = ("write",),
+        vouched: Callable[[], Sequence[Vouch]],
+        now: int,
+    ) -> None:
         """Check that a segment of this scope and key may be admitted from this caller; else `DeniedError`.
 
         The key must be enrolled with these roles on the scope, and the token be the same principal's, or hold relay.
         For a key that nobody here enrolled, who is a peer on the scope vouches, but for what takes more than writing:
         so hubs bring what their own sites wrote. An admin's push enrols such keys: so the hub's own user needs no
-        ceremony.
+        ceremony. A key that follows an enrolled one (``vouched``, checked) is enrolled as the same principal's.
         """
         rows = self._sql.fetch(_HOLDER, (key,))
         if rows and rows[0][2] is not None:
@@ -170,6 +181,12 @@ class Auth:
         if rows:
             held = _roles(row[3:] for row in rows if row[3] is not None)
             holder = Caller(principal=rows[0][0], name=rows[0][1], roles=held)
+        chain = () if holder else vouched()
+        if chain and (heir := self._heir(chain, key)):
+            _must_be_brought(caller, heir, roles, scope)
+            with self._sql.write(durable=True) as connection:
+                succession.enrol(connection, chain, key, now=now)
+            return
         if holder is None:
             if not caller.may("admin", scope):
                 if caller.may("peer", scope):
@@ -187,13 +204,12 @@ class Auth:
                 if self._principal_of(connection, key) is None:
                     self._enrol_key(connection, key, caller.principal)
             holder = caller
-        own = holder.principal == caller.principal
-        _must_hold(holder, roles, scope)
-        if own:
-            _must_hold(caller, roles, scope, name="This token")
-            return
-        if not caller.may("relay", scope):
-            raise DeniedError(f"{caller.name} may not bring records that {holder.name} signed.", kind="relay")
+        _must_be_brought(caller, holder, roles, scope)
+
+    def _heir(self, chain: Sequence[Vouch], key: bytes) -> Caller | None:
+        with self._sql.read() as connection:
+            found = succession.heir(connection, chain, key)
+            return None if found is None else self._caller(connection, found.principal)
 
     def principal(self, principal: int) -> Caller:
         """Return what a principal may do, by its number; one that is not there may nothing."""
@@ -267,6 +283,15 @@ class Auth:
         return Caller(principal=principal, name=name, roles=roles)
 
 
+def _must_be_brought(caller: Caller, holder: Caller, roles: Sequence[str], scope: str) -> None:
+    """Check that a key's holder may write, and that the caller is the same principal or may bring what others sign."""
+    _must_hold(holder, roles, scope)
+    if holder.principal == caller.principal:
+        _must_hold(caller, roles, scope, name="This token")
+    elif not caller.may("relay", scope):
+        raise DeniedError(f"{caller.name} may not bring records that {holder.name} signed.", kind="relay")
+
+
 def _must_hold(who: Caller, roles: Sequence[str], scope: str, *, name: str = "") -> None:
     for role in roles:
         if not who.may(role, scope):
@@ -282,14 +307,14 @@ def _roles(rows: Iterable[tuple[str, str]]) -> tuple[Role, ...]:
 
 
 def _refuse_revoked(connection: Connection, key: bytes) -> None:
-    if connection.execute("SELECT 1 FROM hub_revoked WHERE key = ?", (key,)).fetchone():
+    if succession.is_revoked(connection, key):
         raise _revoked()
 
 
 def _revoked() -> DeniedError:
     return DeniedError(
         "This key was revoked: what it signed before stays, and nothing new is taken.",
-        hint="Ask the hub's admin: a store that is made anew has a key of its own.",
+        hint="Make another with 'cmf key rotate', and join with an invite: cmf remote add NAME URL --invite CODE.",
         kind="revoked",
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +32,8 @@ from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import Head, View
 from cmf.model.records import covers, is_scope
+from cmf.model.rotation import Vouch
+from cmf.model.segment import Genesis, Segment
 from cmf.objects import check_name, manifest, mismatched, read
 from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
@@ -141,13 +144,23 @@ class Hub:
         """Return this hub's store as one end of a transfer; what is admitted there, this caller brings."""
         authorized: set[tuple[str, bytes, bool]] = set()
 
-        def authorize(scope: str, key: bytes, items: Sequence[Item]) -> None:
+        def authorize(scope: str, key: bytes, segment: Segment, items: Sequence[Item]) -> None:
             redacts = any(model.redacts(item.record) for item in items)
             if (scope, key, redacts) not in authorized:
-                self.auth.authorize(caller, scope, key, roles=("write", "redact") if redacts else ("write",))
+                roles = ("write", "redact") if redacts else ("write",)
+                vouched = partial(self._vouched, segment)
+                self.auth.authorize(caller, scope, key, roles=roles, vouched=vouched, now=self.now())
                 authorized.add((scope, key, redacts))
 
         return LocalPeer(self.store, authorize=authorize, insert=self._intake.insert)
+
+    def _vouched(self, segment: Segment) -> tuple[Vouch, ...]:
+        """Return what the keys before a segment's writer said: its stream's first header has it."""
+        fields = segment.fields
+        if not isinstance(fields, Genesis):
+            found = next(iter(self.store.get([segment.stream], View())), b"")
+            fields = segments.from_wire(found).fields if found else fields
+        return fields.vouched if isinstance(fields, Genesis) else ()
 
     def streams(self, caller: Caller, asked: wire.Asked) -> wire.Streams:
         """Return sampled positions of the readable streams in a view."""

@@ -22,6 +22,7 @@ from cmf.errors import CorruptError, UnsupportedError
 from cmf.model import encoding
 from cmf.model.digest import sha256
 from cmf.model.records import Artifact, Record, is_scope, read, redacts, time_of
+from cmf.model.rotation import VOUCHES_MAX, Vouch
 from cmf.model.zstd import compress, decompress
 
 VERSION = 1
@@ -40,10 +41,14 @@ _RECORD, _REDACTED = 0, 1
 _LENGTH = struct.Struct("<H")
 _CHECKSUM = struct.Struct("<I")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_HEX128 = re.compile(r"[0-9a-f]{128}")
 
 
-class Genesis(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
-    """The header that starts a stream; the stream's id is the SHA-256 of its bytes. ``created`` is wall time in µs."""
+class Genesis(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=False):
+    """The header that starts a stream; the stream's id is the SHA-256 of its bytes. ``created`` is wall time in µs.
+
+    ``vouched``: the keys that the writer's one followed, the oldest first.
+    """
 
     alg: str
     created: int
@@ -52,6 +57,7 @@ class Genesis(msgspec.Struct, kw_only=True, forbid_unknown_fields=False):
     scope: str
     site: str
     v: int
+    vouched: tuple[Vouch, ...] = ()
     writer: str
 
 
@@ -91,11 +97,16 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signer(Protocol):
-    """Who signs: ``public`` is the raw 32-byte Ed25519 key."""
+    """Who signs: ``public`` is the raw 32-byte Ed25519 key, ``vouched`` tells which keys it followed."""
 
     @property
     def public(self) -> bytes:
         """Return the raw 32-byte public key."""
+        ...
+
+    @property
+    def vouched(self) -> tuple[Vouch, ...]:
+        """Return what the keys before it said, the oldest first."""
         ...
 
     def sign(self, message: bytes) -> bytes:
@@ -122,6 +133,7 @@ def start(scope: str, site: str, signer: Signer, *, created: int, nonce: bytes) 
         scope=scope,
         site=site,
         v=VERSION,
+        vouched=signer.vouched[-VOUCHES_MAX:],
         writer=signer.public.hex(),
     )
     header = encoding.encode(fields)
@@ -218,6 +230,8 @@ def _check_genesis(fields: Genesis) -> None:
         and re.fullmatch(r"[0-9a-f]{32}", fields.nonce)
         and _HEX64.fullmatch(fields.writer)
         and re.fullmatch(r"[0-9a-z-]{1,64}", fields.site)
+        and len(fields.vouched) <= VOUCHES_MAX
+        and all(_HEX64.fullmatch(said.key) and _HEX128.fullmatch(said.signature) for said in fields.vouched)
     )
     if not good:
         raise CorruptError("A stream's first header has a wrong field.", kind="segment")

@@ -239,9 +239,10 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An enrolled public key (hex). A revoked one writes nothing new; what it wrote stays."""
+    """An enrolled public key and the one it follows (hex). A revoked one writes nothing new; what it wrote stays."""
 
     key: str
+    follows: str = ""
     revoked_us: int = 0
 
 

@@ -152,8 +152,11 @@ def test_what_a_revoked_key_signed_stays_and_nothing_new_of_it_is_taken(hub: Hub
     held = len(list(client.peer.streams(View())))
     assert held == 1
     key = writer.key.public.hex()
-    assert Asking(hub, client.token())("DELETE", f"/v1/keys/{key}")[0] == 403
-    assert Asking(hub)("DELETE", f"/v1/keys/{key}") == (204, None)
+    other = joined(hub, tmp_path, Writer("envious", seed=35), scope="stolen", role="write")
+    narrow = Asking(hub, client.token())("POST", "/v1/tokens", {"roles": [role("write", "stolen")], "expires_s": DAY_S})
+    for token in (other.token(), narrow[1]["secret"]):
+        assert Asking(hub, token)("DELETE", f"/v1/keys/{key}")[0] == 403
+    assert Asking(hub, client.token())("DELETE", f"/v1/keys/{key}") == (204, None)
     assert pushed(client, writer, "stolen") == ["revoked"]
     assert pushed(hub.client(tmp_path / "own"), writer, "stolen") == ["revoked", "revoked"]
     assert len(list(client.peer.streams(View()))) == held
