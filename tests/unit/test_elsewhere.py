@@ -145,7 +145,9 @@ def test_a_server_that_is_not_there_or_is_silent_is_an_error_soon(url: str, monk
         address.look("http://127.0.0.1:9/x", {}, read=False)
 
 
-@pytest.mark.parametrize("text", ["hdfs://host/x", "file:///etc/passwd", "ssh://host/x", "s3://bucket", "s3:///x"])
+@pytest.mark.parametrize(
+    "text", ["hdfs://host/x", "file:///etc/passwd", "ssh://host", "ssh://me:hunter2@host/x", "s3://bucket", "s3:///x"]
+)
 def test_an_address_that_cannot_be_looked_up_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Elsewhere({}).version(text, read=False)

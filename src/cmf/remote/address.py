@@ -1,11 +1,13 @@
 """What lies at an address, told by its server: which version of it, and how large. Read only if asked.
 
-Known are `https://` and `http://`, and the buckets `s3://`, `gs://` and `az://`. Credentials of a bucket come from the
-environment; what an address itself holds of them goes to its server and nowhere else: not into an error, either.
+Known are `https://` and `http://`, the buckets `s3://`, `gs://` and `az://`, and files by `ssh://`. Credentials of a
+bucket come from the environment, those for ssh from the user's files and agent; what an address itself holds of them
+goes to its server and nowhere else: not into an error, either.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -17,10 +19,12 @@ from urllib3.util import Retry, Timeout
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UsageError
 from cmf.model import digest as digests
 from cmf.objects import CHUNK_BYTES
+from cmf.objects.source import changing
 from cmf.worktree import uri
 
 CLOUDS = ("s3", "gs", "az")
-SCHEMES = ("https", "http", *CLOUDS)
+SSH = "ssh"
+SCHEMES = ("https", "http", *CLOUDS, SSH)
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 8.0
 REDIRECTS_MAX = 5
@@ -45,15 +49,32 @@ def look(address: str, options: Mapping[str, str], *, read: bool) -> Looked:
     """Ask the server of an address what lies there; with ``read``, stream it once through SHA-256.
 
     What the server says and the bytes are then of one and the same answer. ``options``: settings of a cloud's client.
-    Nothing there is a `NotFoundError`, not allowed a `DeniedError`, no or a cut answer an `UnreachableError`; an
-    address of another kind a `UsageError`.
+    Nothing there is a `NotFoundError`, not allowed, or a host whose key is not known, a `DeniedError`; no or a cut
+    answer an `UnreachableError`; a file that changes while it is read a `CorruptError`; an address of another kind a
+    `UsageError`.
     """
     scheme = address.partition(":")[0].lower()
     if scheme not in SCHEMES:
         raise UsageError(
             f"What lies at {uri.bare(address)} cannot be looked up.", hint=f"Known are {', '.join(SCHEMES)}."
         )
+    if scheme == SSH:
+        return _by_ssh(f"{SSH}{address[len(SSH) :]}", read=read)
     return _in_cloud(address, options, read=read) if scheme in CLOUDS else _by_http(address, read=read)
+
+
+def _by_ssh(address: str, *, read: bool) -> Looked:
+    from cmf.objects.ssh.file import SshFile
+
+    with contextlib.closing(SshFile(address)) as file:
+        modified, size = file.look()
+        found = Looked("", "", modified, size)
+        if not read:
+            return found
+        found = _hashed(found, file.chunks(size), address)
+        if file.look() != (modified, size):
+            raise changing(uri.bare(address))
+        return found
 
 
 def _in_cloud(address: str, options: Mapping[str, str], *, read: bool) -> Looked:
