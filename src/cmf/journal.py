@@ -95,14 +95,15 @@ class JournalWriter:
         """Append some bytes whole: what a full disk took of them is taken back, so that later frames stay readable."""
         if self._is_broken:
             self._open()
-        done = 0
+        whole = len(data)
         try:
-            while done < len(data):  # a network file system may take less than all
-                done += os.write(self._handle, data[done:] if done else data)
+            done = os.write(self._handle, data)
+            while done < whole:  # a network file system may take less than all
+                done += os.write(self._handle, data[done:])
         except OSError:
             self._take_back()
             raise
-        self._end += done
+        self._end += whole
         self._unsynced.append(data)
 
     def _take_back(self) -> None:

@@ -125,8 +125,11 @@ class Recorder:
     def now(self) -> int:
         """Return the time in µs, always later than the time before."""
         with self.lock:
-            self._last_t = min(max(clocks.time_ns() // 1000, self._last_t + 1), encoding.INTEGER_MAX)
-            return self._last_t
+            t = clocks.time_ns() // 1000
+            if not self._last_t < t <= encoding.INTEGER_MAX:
+                t = min(max(t, self._last_t + 1), encoding.INTEGER_MAX)
+            self._last_t = t
+            return t
 
     def seen(self, t: int) -> None:
         """Make every later write of this process later than this time."""
@@ -178,7 +181,8 @@ class Recorder:
 
     def write(self, scope: str, *records: model.Record) -> None:
         """Append drafts without the secrets in them; raises `OSError` if the disk refuses, or does not answer."""
-        self._take_turn()
+        if self._is_stuck or not self.lock.acquire(blocking=False):
+            self._take_turn()
         try:
             journal = self._journal or self.journal()
             for record in records:

@@ -151,11 +151,11 @@ _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 def encode(record: Record) -> bytes:
     """Return a draft's bytes; refuse with `UsageError` one that would be over 64 KiB with its salt."""
-    whole = isinstance(record, Artifact) or record.salt
-    bytes_max = encoding.RECORD_BYTES_MAX if whole else DRAFT_BYTES_MAX
     data = encoding.encode(record)
-    if len(data) > bytes_max:
-        raise _too_long(record, len(data), bytes_max)
+    if len(data) > DRAFT_BYTES_MAX:
+        bytes_max = encoding.RECORD_BYTES_MAX if isinstance(record, Artifact) or record.salt else DRAFT_BYTES_MAX
+        if len(data) > bytes_max:
+            raise _too_long(record, len(data), bytes_max)
     return data
 
 
