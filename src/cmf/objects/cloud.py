@@ -13,7 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UnsupportedError
-from cmf.objects import Resumed, unnoticed
+from cmf.model import digest as digests
+from cmf.objects import Resumed, mismatched, unnoticed
 from cmf.objects.bucket import IN_FLIGHT, checked, in_flight, length, reader
 
 if TYPE_CHECKING:
@@ -150,10 +151,13 @@ class CloudBucket:
         chunks = counted()
         with self._guard():
             if 0 <= whole <= part_bytes:
-                data = b"".join(chunks)
+                # Bytes that are in memory are hashed where they are; joined from chunks they would be copied twice.
+                data = source if isinstance(source, bytes) else b"".join(chunks)
+                if isinstance(source, bytes) and (actual := digests.file_digest(source)) != digest:
+                    raise mismatched(digest, actual)
                 with contextlib.suppress(AlreadyExistsError):
                     obstore.put(self._store, name, data, mode="create", use_multipart=False)
-                return size
+                return len(data)
             with contextlib.suppress(AlreadyExistsError):
                 obstore.put(
                     self._store,
