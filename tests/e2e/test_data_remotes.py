@@ -144,3 +144,13 @@ def test_a_command_says_where_it_went_on_with_a_large_object(sshd: Sshd, home: P
     (lab / ".cmf/objects/tmp" / f"{digest.removeprefix('sha256:')}.part").write_bytes(data[: 2 << 20])
     assert "\n  resumed at 2.0 MiB of 4.9 MiB\n" in (said := cmf(lab, "pull", "disk").out), said
     cmf(lab, "verify")
+
+
+@pytest.mark.parametrize(
+    ("url", "untested"), [("gs://team/cmf", True), ("az://team/cmf", True), ("s3://team/cmf", False)]
+)
+def test_a_kind_of_remote_that_is_untested_says_so_when_it_is_added(url: str, untested: bool, tmp_path: Path) -> None:
+    cmf(tmp_path, "init")
+    said = cmf(tmp_path, "remote", "add", "cloud", url)
+    assert said.out == f"Remote cloud is {url}. Next: cmf push cloud\n"
+    assert ("untested" in said.err) is untested
