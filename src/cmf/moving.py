@@ -25,7 +25,10 @@ from cmf.store.sql import SqlStore
 
 
 class Moved(msgspec.Struct):
-    """What a push or a pull did. Sizes in bytes. ``resumed``: (object, where it went on, its size)."""
+    """What a push or a pull did. Sizes in bytes.
+
+    ``resealed``: records sealed again under another key. ``resumed``: (object, where it went on, its size).
+    """
 
     segments: int = 0
     records: int = 0
@@ -36,6 +39,7 @@ class Moved(msgspec.Struct):
     stayed: int = 0
     stayed_bytes: int = 0
     resumed: list[tuple[str, int, int]] = []
+    resealed: int = 0
     scopes: list[str] = []
     warnings: list[str] = []
 

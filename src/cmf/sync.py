@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cmf import collect, moving, transfer, witness
+from cmf import collect, moving, resealing, transfer, witness
 from cmf.bundle import Bundle, Stream
 from cmf.errors import CmfError, ConflictError, NotFoundError
 from cmf.graph.index import Direction
@@ -24,6 +24,7 @@ from cmf.model.exchange import EVERYTHING, Admission, Sample, View
 from cmf.moving import Moved, Progress, nothing
 from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
+from cmf.signing import Key
 from cmf.store.sql import SqlStore
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def push(
 
     ``relay``: what other sites signed and this store holds goes too, which takes that role at the hub. Everything is
     sealed and synced before a byte leaves. Refused segments are in the answer, not raised; other scopes
-    go on. ``dry``: say which segments would be sent, and send nothing.
+    go on. ``dry``: say which segments would be sent, and send nothing. What a key signed that this user had before, and
+    the hub does not take of it, is sealed again with the present key, and sent so.
     """
     collect.collect(folder, store, objects, clock, cut=True)
     seal(folder, store, clock)
@@ -56,7 +58,16 @@ def push(
         rehearsal = transfer.Rehearsal(peer, store.scope_of)
         _admit(moved, transfer.transfer(transfer.LocalPeer(store), rehearsal, view), progress)
         return moved
+    view = resealing.without(store, hub.url, view)
     acknowledged = _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, view), progress)
+    key = writer_key(folder)
+    if again := resealing.left(store, key.public, moved.refused):
+        moved.resealed = store.unseal(again, key.public, collect.site(folder).id)
+        seal(folder, store, clock)
+        resealing.note(store, hub.url, again)
+        moved.refused = [one for one in moved.refused if bytes.fromhex(one.stream) not in again]
+        view = resealing.without(store, hub.url, view)
+        acknowledged += _admit(moved, transfer.transfer(transfer.LocalPeer(store), peer, view), progress)
     streams = [sample.stream for sample in store.samples(view)]
     held = peer.wanted or hub.wanted(streams)
     while True:
@@ -82,8 +93,12 @@ def push(
 def seal(folder: Path, store: SqlStore, clock: collect.Clock) -> int:
     """Seal what is pending with this user's key; return how many segments that made."""
     identity = collect.site(folder)
-    key = collect.writer_key(folder, os.getuid())
-    return store.seal(key, identity.id, now=clock.wall_us, nonce=lambda: os.urandom(16))
+    return store.seal(writer_key(folder), identity.id, now=clock.wall_us, nonce=lambda: os.urandom(16))
+
+
+def writer_key(folder: Path) -> Key:
+    """Return this user's key."""
+    return collect.writer_key(folder, os.getuid())
 
 
 def pull(

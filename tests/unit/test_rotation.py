@@ -9,6 +9,11 @@ from cmf import collect, signing
 from cmf.errors import CmfError, CorruptError, UnsupportedError
 from cmf.model import rotation
 from cmf.model import segment as segments
+from cmf.model.exchange import View
+from cmf.store.sql import SqlStore
+from cmf.store.sqlite import Sqlite
+from cmf.transfer import LocalPeer
+from tests.histories import Writer
 
 UID = 7
 
@@ -110,3 +115,28 @@ def test_a_key_of_a_newer_format_is_not_touched(tmp_path: Path) -> None:
         collect.writer_key(tmp_path, UID)
     assert isinstance(caught.value, CmfError)
     assert made.key.public
+
+
+def test_what_is_sealed_again_keeps_its_ids_and_is_sealed_once_however_often_that_begins() -> None:
+    writer = Writer("again", seed=5)
+    writer.execution("again/train", 1, writes=("model",))
+    writer.seal()
+    writer.execution("again/train", 2, reads=("model",))
+    writer.seal()
+    before = writer.store.dump()
+    (stream,) = (bytes(one["stream"]) for one in writer.store.streams())
+    writer.key = signing.Key(b"z" * 32)
+    site = writer.store.streams()[0]["site"]
+    first = writer.store.unseal({stream: 2}, writer.key.public, site)
+    assert first == writer.store.unseal({stream: 2}, writer.key.public, site) > 0  # a crash came before the sealing
+    writer.seal()
+    assert writer.store.unseal({stream: 2}, writer.key.public, site) == 0
+    after = writer.store.dump()
+    assert {table: rows for table, rows in after.items() if table != "carried"} == {
+        table: rows for table, rows in before.items() if table != "carried"
+    }
+    new = next(bytes(one["stream"]) for one in writer.store.streams() if bytes(one["stream"]) != stream)
+    other = SqlStore(Sqlite(None))
+    wires = [wire for wire in writer.store.segments(View(), {}) if segments.from_wire(wire).stream == new]
+    assert {done.outcome for done in LocalPeer(other).admit(wires)} == {"new"}
+    assert [artifact for artifact, _ in other.dump()["artifact"]]  # a reader of the new stream alone lacks nothing

@@ -396,6 +396,9 @@ def _report(what: str, moved: Moved, as_json: bool) -> None:
         return
     for warning in moved.warnings:
         click.echo(f"{click.style('warning', fg='yellow')}  {warning}", err=True)
+    if moved.resealed:
+        told = render.count(moved.resealed, "record")
+        click.echo(f"The hub takes nothing more of your old key: {told} sealed again with the new one.")
     if moved.segments or moved.objects:
         records = f"{render.count(moved.records, 'record')} in {render.count(moved.segments, 'segment')}"
         objects = f"{render.count(moved.objects, 'object')} ({render.size(moved.object_bytes)})"

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from cmf.model import encoding
 from cmf.model import records as model
 from cmf.model import segment as segments
+from cmf.model.digest import sha256
 from cmf.store.chain import insert_called, insert_carried, insert_genesis, insert_segment, prefix
 from cmf.store.dialect import Connection
 
@@ -50,6 +52,37 @@ def seal_scope(
         made += 1
     connection.execute("DELETE FROM pending WHERE scope = ?", (scope,))
     return made
+
+
+def unseal(connection: Connection, stream: bytes, n: int, writer: bytes, site: str) -> int:
+    """Let a stream's records from a position on wait to be sealed again, by another key; return how many do.
+
+    Their segments stay. What the writer's own stream in the scope carries already does not wait, so that a second call
+    changes nothing once the first was sealed; each event brings the record of its artifact.
+    """
+    s, scope = connection.execute("SELECT s, scope FROM stream WHERE stream = ?", (stream,)).fetchone()
+    carried = {
+        id_
+        for parts in connection.execute(
+            "SELECT g.header, g.signature, g.body FROM segment g JOIN stream o ON o.s = g.s "
+            "WHERE o.scope = ? AND o.writer = ? AND o.site = ? AND o.own = 1 AND g.n > 0",
+            (scope, writer, site),
+        ).fetchall()
+        for id_, _ in segments.body_of(segments.parse(*parts)).frames
+    }
+    wanted: dict[bytes, bytes] = {}
+    for parts in connection.execute(
+        "SELECT header, signature, body FROM segment WHERE s = ? AND n >= ? AND n > 0 ORDER BY n, hash", (s, n)
+    ).fetchall():
+        for id_, data in segments.records_of(segments.parse(*parts)):
+            record = model.trusted(data)
+            if isinstance(record, model.Event):
+                artifact = encoding.encode(model.Artifact(digest=record.artifact))
+                wanted.setdefault(sha256(artifact), artifact)
+            wanted.setdefault(id_, data)
+    fresh = [(scope, id_, data) for id_, data in wanted.items() if id_ not in carried]
+    connection.executemany("INSERT INTO pending (scope, id, data) VALUES (?, ?, ?)", fresh)
+    return len(fresh)
 
 
 def _cut(rows: Sequence[tuple[int, bytes, bytes, Any]]) -> Iterator[list[tuple[int, bytes, bytes, Any]]]:

@@ -27,7 +27,7 @@ from cmf.store.fold import fold, forget
 from cmf.store.index import SqlIndex
 from cmf.store.proofs import SqlProofs
 from cmf.store.redacting import FOLDED_UP_TO
-from cmf.store.sealing import seal_scope
+from cmf.store.sealing import seal_scope, unseal
 from cmf.store.whereabouts import SqlWhereabouts
 
 FOLD_RECORDS = 50_000
@@ -193,6 +193,11 @@ class SqlStore:
                 made += seal_scope(connection, scope, signer, site, now, nonce)
             connection.execute(_ALL_FOLDED)
         return made
+
+    def unseal(self, streams: Mapping[bytes, int], writer: bytes, site: str) -> int:
+        """Let the records of some streams, from a position on, wait to be sealed by this writer; return how many."""
+        with self._sql.write(durable=True) as connection:
+            return sum(unseal(connection, stream, n, writer, site) for stream, n in sorted(streams.items()))
 
     # ---- segments ------------------------------------------------------------------------------------------------
 
