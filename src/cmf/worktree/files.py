@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import bisect
 import os
 import pwd
 import stat
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,6 +23,7 @@ from cmf.objects.source import changing, measure, read_error
 from cmf.worktree import memory, placing, uri
 from cmf.worktree.memory import Memory
 from cmf.worktree.policy import Policies
+from cmf.worktree.walking import Found, below, walk
 
 MEMORY = "stat.db"
 WORTH_FILES = 32
@@ -51,15 +50,6 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy = config.COPY
 
 
-class _File(NamedTuple):
-    """A file that was met: its folder, its name there, its path, and what `stat` says of it."""
-
-    folder: str
-    name: str
-    path: str
-    stat: os.stat_result
-
-
 class _Read(NamedTuple):
     """A file that was read, now or before."""
 
@@ -67,15 +57,7 @@ class _Read(NamedTuple):
     policy: Policy
 
 
-class _Folder(NamedTuple):
-    """A folder that is to be looked into, and what it and the folders above it really are."""
-
-    path: str
-    above: tuple[str, ...]
-
-
-_Taken = TypeVar("_Taken")
-_Recalled = dict[bytes, tuple[_File, Policy]]
+_Recalled = dict[bytes, tuple[Found, Policy]]
 """Files that were not read, since the stat memory knows their hashes: by these, with how they are kept."""
 
 _UNKNOWN = (b"", b"")
@@ -119,7 +101,7 @@ class Files:
             raise read_error(error, os.fspath(path)) from error
         recorded = self.record_path(absolute)
         if not stat.S_ISDIR(found.st_mode):
-            return self._keep_file(_File(*os.path.split(absolute), absolute, found), recorded, policy)
+            return self._keep_file(Found(*os.path.split(absolute), absolute, found), recorded, policy)
         kept_folder, data = self._keep_folder(absolute, recorded, policy)
         self.objects.put(digests.object_of(kept_folder.digest), data, durable=False)
         return kept_folder
@@ -177,15 +159,15 @@ class Files:
         if uri.is_uri(text):
             return uri.bare(text)
         absolute = os.path.abspath(text)
-        found = _below(absolute, self._root)
+        found = below(absolute, self._root)
         if found is None:
             # The root, or the way to the path, may lead through a link: compare what both really are.
             folder, name = os.path.split(absolute)
-            found = _below(os.path.join(os.path.realpath(folder), name), self._real_root)
+            found = below(os.path.join(os.path.realpath(folder), name), self._real_root)
         if found is not None and (found == "~" or found.startswith("~/")):
             found = "./" + found
         if found is None:
-            home = _below(absolute, self._home) if self._home else None
+            home = below(absolute, self._home) if self._home else None
             found = absolute if home is None else "~" if home == "." else f"~/{home}"
         spelled = manifest.path_of(os.fsencode(found))
         return spelled if isinstance(spelled, str) else {"$b": base64.b64encode(spelled).decode()}
@@ -206,11 +188,11 @@ class Files:
         return placing.write(objects, digest, path, executable=executable)
 
     def _check_own(self, absolute: str) -> None:
-        relative = _below(absolute, self._root)
+        relative = below(absolute, self._root)
         if relative is not None and any(part.casefold() in manifest.FORBIDDEN for part in relative.split("/")):
             raise UsageError(f"{absolute} belongs to git or to cmf itself.", hint="Record your own files.")
 
-    def _keep_file(self, each: _File, recorded: str | dict[str, str], policy: Policy | None) -> Kept:
+    def _keep_file(self, each: Found, recorded: str | dict[str, str], policy: Policy | None) -> Kept:
         is_worth = each.stat.st_size >= WORTH_BYTES
         for _ in range(ATTEMPTS):
             recalled: _Recalled = {}
@@ -236,7 +218,7 @@ class Files:
         recalled: _Recalled = {}
         size = count = least = 0
 
-        def taken(files: list[_File]) -> list[_Read]:
+        def taken(files: list[Found]) -> list[_Read]:
             nonlocal count
             count += len(files)
             if count > manifest.FILES_MAX:
@@ -246,7 +228,7 @@ class Files:
             is_worth = len(files) >= WORTH_FILES or sum(each.stat.st_size for each in files) >= WORTH_BYTES
             return self._keep(files, policy, recalled, is_worth=is_worth, start=start)
 
-        for every in self._walk(top, taken):
+        for every in walk(top, self._real_root, taken):
             written.add(each.entry for each in every)
             size += sum(each.entry.size for each in every)
             least = max(least, *(config.POLICIES.index(each.policy) for each in every))
@@ -262,7 +244,7 @@ class Files:
 
     def _keep(
         self,
-        files: Sequence[_File],
+        files: Sequence[Found],
         policy: Policy | None,
         recalled: _Recalled,
         *,
@@ -301,12 +283,12 @@ class Files:
         recalled.clear()
         return is_true
 
-    def _policy(self, each: _File) -> Policy:
+    def _policy(self, each: Found) -> Policy:
         recorded = self.record_path(each.path)
         assert self._policies is not None
         return self._policies.of(recorded if isinstance(recorded, str) else "", each.stat.st_size)
 
-    def _read(self, each: _File, policy: Policy, start: int = 0, *, is_worth: bool = False) -> _Read:
+    def _read(self, each: Found, policy: Policy, start: int = 0, *, is_worth: bool = False) -> _Read:
         """Read one file, and keep it as its policy says."""
         began = memory.now()
         if policy == "reference":
@@ -320,81 +302,6 @@ class Files:
                 self._seen.append(seen)
         return _read(each, start, taken.digest, taken.stat, policy)
 
-    def _walk(self, top: str, taken: Callable[[list[_File]], Sequence[_Taken]]) -> Iterator[Sequence[_Taken]]:
-        """Yield what is made of the files below a folder, some at a time, in the order that manifests have.
-
-        ``taken`` is given all files that lie directly in one folder, by name, and makes one thing of each.
-        """
-        real_top = os.path.realpath(top)
-        # What is still to come of each folder on the way down: things made of its files, and the folders between them.
-        waiting = [self._listed(top, (real_top,), real_top, taken)]
-        while waiting:
-            if not waiting[-1]:
-                waiting.pop()
-                continue
-            found = waiting[-1].popleft()
-            if isinstance(found, _Folder):
-                waiting.append(self._listed(found.path, found.above, real_top, taken))
-            else:
-                yield found
-
-    def _listed(
-        self, folder: str, above: tuple[str, ...], real_top: str, taken: Callable[[list[_File]], Sequence[_Taken]]
-    ) -> deque[Sequence[_Taken] | _Folder]:
-        """Return what is in a folder: its sub-folders and, between them, what is made of its files."""
-        files: list[tuple[bytes, _File]] = []
-        folders: list[tuple[bytes, _Folder]] = []
-        try:
-            with os.scandir(folder) as found:
-                items = list(found)
-        except OSError as error:
-            raise read_error(error, folder) from error
-        for item in items:
-            if item.name.casefold() in manifest.FORBIDDEN:
-                continue
-            try:
-                link = self._resolve(item.path, real_top, above) if item.is_symlink() else ""
-                known = item.stat()
-            except OSError as error:
-                raise read_error(error, item.path) from error
-            name = item.name
-            key = name.encode() if name.isascii() else manifest.raw_path(manifest.path_of(os.fsencode(name)))
-            if stat.S_ISDIR(known.st_mode):
-                lower = (*above, link or os.path.join(above[-1], item.name))
-                folders.append((key + b"/", _Folder(item.path, lower)))
-            else:
-                files.append((key, _File(folder, name, item.path, known)))
-        files.sort(key=_first)
-        folders.sort(key=_first)
-        made = taken([each for _, each in files]) if files else []
-        ordered: deque[Sequence[_Taken] | _Folder] = deque()
-        at = 0
-        for key, below in folders:
-            end = bisect.bisect_left(files, key, lo=at, key=_first)
-            if end > at:
-                ordered.append(made[at:end])
-            ordered.append(below)
-            at = end
-        if at < len(made):
-            ordered.append(made[at:])
-        return ordered
-
-    def _resolve(self, link: str, real_top: str, above: tuple[str, ...]) -> str:
-        """Return what a link in a folder leads to; refuse one that leads out, in a circle, or to git's or our files."""
-        real = os.path.realpath(link)
-        if real in above:
-            raise UsageError(f"{link} leads to a folder that it is in.", hint="Remove the link.")
-        for root in (real_top, self._real_root):
-            relative = _below(real, root)
-            if relative is not None:
-                if any(part.casefold() in manifest.FORBIDDEN for part in relative.split("/")):
-                    break
-                return real
-        raise UsageError(
-            f"{link} leads out of its folder, to {real}.",
-            hint="Put a copy there instead of the link, or record what it leads to by itself.",
-        )
-
     def _compare(self, digest: str, path: str) -> int:
         try:
             if not digest.startswith(digests.TREE):
@@ -402,7 +309,7 @@ class Files:
             elif os.path.isdir(path):
                 start = len(os.fsencode(path)) + (not path.endswith("/"))
                 written, size = manifest.Writer(), 0
-                for entries in self._walk(path, lambda files: self._entries(files, start)):
+                for entries in walk(path, self._real_root, lambda files: self._entries(files, start)):
                     written.add(entries)
                     size += sum(entry.size for entry in entries)
                 found = manifest.tree_digest(written.data())
@@ -414,12 +321,8 @@ class Files:
             raise placing.in_the_way(path)
         return size
 
-    def _entries(self, files: Sequence[_File], start: int) -> list[manifest.Entry]:
+    def _entries(self, files: Sequence[Found], start: int) -> list[manifest.Entry]:
         return [self._read(each, "reference", start).entry for each in files]
-
-
-def _first(pair: tuple[bytes, object]) -> bytes:
-    return pair[0]
 
 
 def _home() -> str:
@@ -430,15 +333,7 @@ def _home() -> str:
         return ""
 
 
-def _below(path: str, folder: str) -> str | None:
-    """Return a path relative to a folder that holds it, ``.`` for the folder itself; or None if it doesn't."""
-    if path == folder:
-        return "."
-    start = folder if folder.endswith("/") else folder + "/"
-    return path[len(start) :] if path.startswith(start) else None
-
-
-def _read(each: _File, start: int, digest: str, found: os.stat_result, policy: Policy) -> _Read:
+def _read(each: Found, start: int, digest: str, found: os.stat_result, policy: Policy) -> _Read:
     name = each.path[start:] if each.path.isascii() else manifest.path_of(os.fsencode(each.path)[start:])
     executable = bool(found.st_mode & stat.S_IXUSR)
     return _Read(manifest.Entry(name, digest, found.st_size, executable=executable), policy)
