@@ -6,21 +6,23 @@ not kept in the objects: whoever changed it would lose it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from cmf import starting
 from cmf.errors import CmfError, ConflictError, NotFoundError, UsageError
-from cmf.fetching import Brought
+from cmf.fetching import Named
 from cmf.model import digest as digests
 from cmf.objects import manifest, read
 from cmf.objects.source import disk_error
-from cmf.worktree import git, placing, pointer
+from cmf.worktree import amending, git, memory, placing, pointer
 from cmf.worktree.files import Files
 from cmf.worktree.pointer import Pointer
 
@@ -33,8 +35,19 @@ command -v cmf >/dev/null 2>&1 && cmf checkout --quiet
 exit 0
 """
 
-Bring = Callable[[str, str], Brought]
-"""Makes sure that an artifact's bytes are in the objects: takes its digest, and its name for messages."""
+_T = TypeVar("_T")
+
+
+class Source(Protocol):
+    """Where the bytes of artifacts come from that lack in the objects here, or are damaged."""
+
+    def bring(self, named: Named, only: Sequence[str] | None = None) -> None:
+        """Make sure that an artifact's bytes are here, or ``only`` these objects of it; errors as `fetching.bring`."""
+        ...
+
+    def whole(self, digest: str, act: Callable[[], _T]) -> _T:
+        """Do something with an artifact's bytes; once more, if all that was damaged of them here came again."""
+        ...
 
 
 class Pointed(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,35 +207,76 @@ def _state(files: Files, spot: _Spot) -> Pointed:
 
 
 def checkout(
-    files: Files, bring: Bring, paths: Iterable[str | os.PathLike[str]] = (), *, force: bool = False
+    files: Files, source: Source, paths: Iterable[str | os.PathLike[str]] = (), *, force: bool = False
 ) -> CheckedOut:
     """Make data be what its pointer files say: of all pointers in the project, or of those that paths name.
 
     A path is the data's, its pointer's, or a folder's with pointers below it; one that has none is a `NotFoundError`.
-    Data that was changed and is not kept in the objects is left as it is, and named, unless ``force`` is set; a folder
-    that holds a repository is never replaced. Every other pointer is done all the same.
+    Of a folder, what differs is written and removed, and nothing else. If data was changed and is not kept in the
+    objects, all that its pointer stands for is left as it is, and those files are named, unless ``force`` is set; a
+    folder that holds a repository is never replaced. Every other pointer is done all the same.
     """
     done = CheckedOut(written=[], same=[], failed={}, unsaved=[])
     for spot in _asked(files, paths):
         shown = _shown(files, spot.data)
         try:
             found = pointer.read(spot.pointer)
-            is_there = os.path.lexists(spot.data)
-            if is_there and files.drift(spot.data, found.digest) == "same":
-                done.same.append(shown)
-                continue
-            if is_there and not placing.is_empty_folder(spot.data) and not (force or _is_saved(files, spot.data)):
-                done.unsaved.append(shown)
-                continue
-            if is_there and _holds_repository(spot.data):
-                raise ConflictError(f"{spot.data} holds a repository, which is never replaced.", kind="exists")
-            bring(found.digest, shown)
-            write = placing.replace if is_there else placing.write
-            write(files.objects, found.digest, spot.data, executable=found.executable)
-            done.written.append(shown)
+            restore = functools.partial(_restore, files, source, found, spot.data, shown, force=force)
+            unsaved = source.whole(found.digest, restore)
         except CmfError as error:
             done.failed[shown] = error
+        else:
+            done.unsaved += unsaved or []
+            if not unsaved:
+                (done.same if unsaved is None else done.written).append(shown)
     return done
+
+
+def _restore(files: Files, source: Source, found: Pointer, data: str, shown: str, *, force: bool) -> list[str] | None:
+    """Make data be what its pointer says, and return an empty list; None if it is so already.
+
+    If changes would be lost, nothing is done, and what holds them is returned.
+    """
+    is_there = os.path.lexists(data)
+    if is_there and found.digest.startswith(digests.TREE) and _is_amendable(data):
+        return _amend(files, source, found, data, shown, force=force)
+    if is_there and files.drift(data, found.digest) == "same":
+        return None
+    if is_there and not placing.is_empty_folder(data) and not (force or _is_saved(files, data)):
+        return [shown]
+    if is_there and _holds_repository(data):
+        raise ConflictError(f"{data} holds a repository, which is never replaced.", kind="exists")
+    source.bring(Named(found.digest, shown))
+    write = placing.replace if is_there else placing.write
+    write(files.objects, found.digest, data, executable=found.executable)
+    return []
+
+
+def _is_amendable(data: str) -> bool:
+    """Tell whether the files of a folder can be changed one by one: no link is in it that would be followed or lost."""
+    if os.path.islink(data) or not os.path.isdir(data) or placing.is_empty_folder(data):
+        return False
+    return not any(item.is_symlink() or item.name.casefold() in manifest.FORBIDDEN for item in _items(data))
+
+
+def _amend(files: Files, source: Source, found: Pointer, data: str, shown: str, *, force: bool) -> list[str] | None:
+    """Write what differs in a folder in which no link is; returns as `_restore`."""
+    seen_ns = memory.now()
+    now = files.listing(data)
+    if manifest.tree_digest(now) == found.digest:
+        return None
+    wanted = Named(found.digest, shown)
+    source.bring(wanted, [digests.object_of(found.digest)])
+    changes = list(manifest.Differences(files.objects, now, digests.object_of(found.digest)))
+    if not force:
+        own = [was for was, _ in changes if was is not None]
+        lost = set(files.objects.absent(dict.fromkeys(each.digest for each in own)))
+        unsaved = [_shown(files, amending.place_of(data, each)) for each in own if each.digest in lost]
+        if unsaved:
+            return unsaved
+    source.bring(wanted, list(dict.fromkeys(fresh.digest for _, fresh in changes if fresh is not None)))
+    amending.amend(files.objects, data, changes, seen_ns=seen_ns)
+    return []
 
 
 def _asked(files: Files, paths: Iterable[str | os.PathLike[str]]) -> list[_Spot]:
@@ -261,17 +315,22 @@ def _is_saved(files: Files, path: str) -> bool:
 
 
 def _holds_link(path: str) -> bool:
-    return any(
-        os.path.islink(os.path.join(folder, name))
-        for folder, folders, names in os.walk(path)
-        for name in (*folders, *names)
-    )
+    return any(item.is_symlink() for item in _items(path))
 
 
 def _holds_repository(path: str) -> bool:
-    return any(
-        name.casefold() in manifest.FORBIDDEN for _, folders, names in os.walk(path) for name in (*folders, *names)
-    )
+    return any(item.name.casefold() in manifest.FORBIDDEN for item in _items(path))
+
+
+def _items(path: str) -> Iterator[os.DirEntry[str]]:
+    """Yield all that is below a folder; nothing, of what is none or cannot be read."""
+    folders = [path]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as found:
+            for item in found:
+                if item.is_dir(follow_symlinks=False):
+                    folders.append(item.path)
+                yield item
 
 
 def install_hooks(root: Path) -> list[str]:

@@ -110,7 +110,7 @@ def bring(
     has it damaged; a path that the folder does not hold is a `NotFoundError`. What was brought until then stays.
     """
     if not named.digest.startswith(digests.TREE):
-        _fetch(objects, holders, [named.digest], named, moved, progress)
+        fetch(objects, holders, [named.digest], named, moved, progress)
         if of := _stands_for(objects, named.digest):
             raise NotFoundError(
                 f"The bytes of {named.name} are not known here: only that they are {of[:200]}.",
@@ -120,11 +120,11 @@ def bring(
         return Brought(named.digest, named.name)
     files = entries(objects, holders, named, moved, progress)
     if not named.inside:
-        _fetch(objects, holders, [entry.digest for entry in files], named, moved, progress)
+        fetch(objects, holders, [entry.digest for entry in files], named, moved, progress)
         return Brought(named.digest, named.name)
     known = {entry_name(entry): entry for entry in files}
     chosen = slicing.choose(Path(named.name), known, [named.inside])
-    _fetch(objects, holders, [known[name].digest for name in chosen], named, moved, progress)
+    fetch(objects, holders, [known[name].digest for name in chosen], named, moved, progress)
     if chosen == [named.inside]:
         only = known[named.inside]
         return Brought(only.digest, named.inside, only.executable)
@@ -163,7 +163,7 @@ def manifest_of(
     if not named.digest.startswith(digests.TREE):
         raise UsageError(f"{named.name} is a file.", hint="Name a folder.")
     held = digests.object_of(named.digest)
-    _fetch(objects, holders, [held], named, moved, progress)
+    fetch(objects, holders, [held], named, moved, progress)
     return held
 
 
@@ -200,7 +200,7 @@ def write(objects: LocalObjects, digest: str, out: BinaryIO) -> int:
     return size
 
 
-def _fetch(
+def fetch(
     objects: LocalObjects,
     holders: Holders,
     wanted: Sequence[str],
@@ -208,7 +208,7 @@ def _fetch(
     moved: moving.Moved,
     progress: moving.Progress,
 ) -> None:
-    """Bring what lacks here from one remote after the other."""
+    """Bring those of some objects that lack here, from one remote after the other; errors as `bring`."""
     lacking = objects.absent(dict.fromkeys(wanted))
     silent: CmfError | None = None
     asked: list[str] = []

@@ -309,6 +309,8 @@ class Repo:
             raise UsageError(
                 f"{brought.name} is a folder.", hint=f"Name a file in it: {artifact}/FILE; 'cmf get' writes folders."
             )
+        check = functools.partial(self.objects.check, brought.digest)  # a stream takes nothing back
+        self.space.whole(brought.digest, check, remote=remote)
         return fetching.write(self.objects, brought.digest, out)
 
     def fetch(
@@ -368,12 +370,7 @@ class Repo:
         progress: moving.Progress = moving.nothing,
     ) -> beside.CheckedOut:
         """Make the data be what its pointer files say; bytes that lack here come from remotes. See `cmf.beside`."""
-
-        def bring(digest: str, name: str) -> fetching.Brought:
-            named = fetching.Named(digest, name)
-            return fetching.bring(self.objects, lambda: self._holders(remote), named, moving.Moved(), progress)
-
-        done = beside.checkout(self.files, bring, paths, force=force)
+        done = beside.checkout(self.files, self.space.source(remote, progress), paths, force=force)
         if done.written:
             moving.note_kept(self.store, self.objects)
         return done

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from cmf import collect, costs, freeing, keeping, mending, whereabouts
+from cmf import collect, costs, fetching, freeing, keeping, mending, whereabouts
 from cmf.config import Config
 from cmf.errors import CorruptError, NotFoundError
-from cmf.fetching import Holder
-from cmf.moving import Progress, nothing
+from cmf.fetching import Holder, Holders, Named
+from cmf.moving import Moved, Progress, nothing
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 
@@ -76,6 +76,10 @@ class Space:
                 raise
             return act()
 
+    def source(self, remote: str, progress: Progress) -> Source:
+        """Return where the bytes of artifacts come from: all remotes, or the one that is named."""
+        return Source(self, self._objects, lambda: self._holders(remote), remote, progress)
+
     def _mend_artifact(self, digest: str, remote: str) -> bool:
         """Fetch again what of an artifact is damaged here; tell whether something was, and all of that is whole."""
         mended = False
@@ -128,3 +132,25 @@ class Space:
             remotes={name: remote.url for name, remote in self._config.remotes.items()},
             sites=whereabouts.sites(index, next(iter(found.values())).uses, but=self._site),
         )
+
+
+class Source:
+    """Where the bytes of artifacts come from that lack here, or are damaged."""
+
+    def __init__(self, space: Space, objects: LocalObjects, holders: Holders, remote: str, progress: Progress) -> None:
+        self._space = space
+        self._objects = objects
+        self._holders = holders
+        self._remote = remote
+        self._progress = progress
+
+    def bring(self, named: Named, only: Sequence[str] | None = None) -> None:
+        """Make sure that an artifact's bytes are here, or ``only`` these objects of it; errors as `fetching.bring`."""
+        if only is None:
+            fetching.bring(self._objects, self._holders, named, Moved(), self._progress)
+        else:
+            fetching.fetch(self._objects, self._holders, only, named, Moved(), self._progress)
+
+    def whole(self, digest: str, act: Callable[[], _T]) -> _T:
+        """Do something with an artifact's bytes. See `Space.whole`."""
+        return self._space.whole(digest, act, remote=self._remote)

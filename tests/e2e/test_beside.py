@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import cmf as api
+from cmf.model.digest import file_digest
 from tests.commands import cmf, git, run, script
 from tests.hubs import running
+from tests.objects import flip
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_change_that_is_kept_nowhere_is_named_and_stays_until_it_is_given_up(p
     (project / "images/val/mine.png").write_bytes(b"mine")
     done = cmf(project, "checkout", code=4)
     assert "labels.csv: changed, and kept nowhere" in done.err
-    assert "images: changed" in done.err
+    assert "images/val/mine.png: changed" in done.err
     assert (project / "labels.csv").read_text() == "mine\n"
     assert (project / "images/val/mine.png").exists()
     assert cmf(project, "checkout", "--force", "labels.csv").out == "Restored labels.csv\n"
@@ -90,6 +92,41 @@ def test_a_change_that_is_kept_nowhere_is_named_and_stays_until_it_is_given_up(p
     git(project / "images", "init", "-q")
     assert "holds a repository" in cmf(project, "checkout", "--force", code=4).err
     assert (project / "images/.git").exists()
+
+
+def test_a_folder_keeps_the_files_that_are_right_already(project: Path) -> None:
+    first, second = versions(project)
+    before = (project / "images/val/a.png").stat()
+    for commit_, names in ((first, ["a.png"]), (second, ["a.png", "b.png"])):
+        git(project, "checkout", "-q", commit_)
+        assert cmf(project, "checkout", "images").out == "Restored images\n"
+        assert sorted(path.name for path in (project / "images/val").iterdir()) == names
+        assert (project / "images/val/a.png").stat() == before
+    git(project, "checkout", "-q", first)
+    (project / "images/val/b.png").write_bytes(b"mine")
+    assert "images/val/b.png: changed, and kept nowhere" in cmf(project, "checkout", "images", code=4).err
+    assert (project / "images/val/b.png").read_bytes() == b"mine"
+
+
+def test_what_is_missing_or_damaged_here_is_fetched_again_for_a_checkout_and_for_cat(
+    project: Path, tmp_path: Path
+) -> None:
+    first, _ = versions(project)
+    cmf(project, "remote", "add", "disk", str(tmp_path / "disk"))
+    cmf(project, "push", "disk")
+    git(project, "checkout", "-q", first)
+    cmf(project, "checkout")
+    objects = project / ".cmf/objects"
+    for data in (b"second picture" * 20, b"b,2\n" * 60):
+        flip(objects, file_digest(data), 3)
+    git(project, "checkout", "-q", "main")
+    assert cmf(project, "checkout").out.splitlines() == ["Restored images", "Restored labels.csv"]
+    assert (project / "images/val/b.png").read_bytes() == b"second picture" * 20
+    flip(objects, file_digest(b"b,2\n" * 60), 3)
+    assert cmf(project, "cat", file_digest(b"b,2\n" * 60)).out == "b,2\n" * 60
+    with api.open(project) as repo:
+        repo.objects.remove([file_digest(b"b,2\n" * 60)])
+    assert cmf(project, "cat", file_digest(b"b,2\n" * 60)).out == "b,2\n" * 60
 
 
 def test_a_link_to_the_right_bytes_stays_and_one_to_others_is_never_followed_or_replaced(project: Path) -> None:

@@ -12,6 +12,8 @@ from cmf.cli.progress import counting
 from cmf.errors import ConflictError, NotFoundError
 
 PATHS = click.Path(path_type=Path)
+NAMED_MAX = 20
+"""So many changed files are named; of more only how many."""
 
 
 @click.command()
@@ -79,8 +81,10 @@ def checkout(paths: tuple[Path, ...], *, force: bool, quiet: bool, install_hook:
             click.echo(f"All is as {counted} say." if done.same else "There is no pointer file here.")
     for path, why in done.failed.items():
         click.echo(f"{path}: {why.message}", err=True)
-    for path in done.unsaved:
+    for path in done.unsaved[:NAMED_MAX]:
         click.echo(f"{path}: changed, and kept nowhere", err=True)
+    if len(done.unsaved) > NAMED_MAX:
+        click.echo(f"and {len(done.unsaved) - NAMED_MAX} more", err=True)
     if done.unsaved:
         raise ConflictError(
             f"{render.count(len(done.unsaved), 'path')} stayed as they are: their changes would be lost.",

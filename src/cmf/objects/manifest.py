@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -143,13 +144,13 @@ def read(objects: ObjectStore, digest: str) -> Iterator[Entry]:
 
 
 class Differences:
-    """Which files differ between the manifests in two objects, sorted by path: pairs (in the first, in the second).
+    """Which files differ between two manifests, sorted by path: pairs (in the first, in the second).
 
-    None stands for a file that one of them has not. ``same`` counts the lines that were equal until now; those are not
-    looked into. Memory and errors as of `read`.
+    Each is named by its object, or given as bytes. None stands for a file that one of them has not. ``same`` counts the
+    lines that were equal until now; those are not looked into. Memory and errors as of `read`.
     """
 
-    def __init__(self, objects: ObjectStore, first: str, second: str) -> None:
+    def __init__(self, objects: ObjectStore, first: str | bytes, second: str | bytes) -> None:
         self.same = 0
         self._first = _Place(_lines(objects, first))
         self._second = _Place(_lines(objects, second))
@@ -190,12 +191,12 @@ class _Place:
         return not self.line, self._raw or b""
 
 
-def _lines(objects: ObjectStore, digest: str) -> Iterator[bytes]:
-    """Yield the lines after the first of the manifest in an object; `CorruptError` at the end for other bytes."""
+def _lines(objects: ObjectStore, named: str | bytes) -> Iterator[bytes]:
+    """Yield the lines after the first of a manifest; `CorruptError` at the end if its object holds other bytes."""
     hashed = hashlib.sha256()
     rest = b""
     is_first = True
-    with objects.open(digest) as source:
+    with objects.open(named) if isinstance(named, str) else io.BytesIO(named) as source:
         while chunk := source.read(CHUNK_BYTES):
             hashed.update(chunk)
             lines = (rest + chunk).split(b"\n")
@@ -207,8 +208,8 @@ def _lines(objects: ObjectStore, digest: str) -> Iterator[bytes]:
                 raise CorruptError("A manifest holds a line over the limit.", kind="limit")
             for line in lines:
                 yield line + b"\n"
-    if digests.FILE + hashed.hexdigest() != digest:
-        raise damaged(digest)
+    if isinstance(named, str) and digests.FILE + hashed.hexdigest() != named:
+        raise damaged(named)
     if is_first or rest:
         raise CorruptError("These bytes are not a folder's manifest.", kind="manifest")
 

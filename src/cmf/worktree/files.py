@@ -140,7 +140,7 @@ class Files:
         place = os.path.join(self._home, path[2:]) if path.startswith("~/") else os.path.join(self._root, path)
         try:
             if digest.startswith(digests.TREE):
-                found = self._keep_folder(place, path, "reference")[0].digest
+                found = manifest.tree_digest(self.listing(place))
             else:
                 found = self.keep(place, policy="reference").digest
             return "same" if found == digest else "changed"
@@ -148,6 +148,10 @@ class Files:
             return "gone"
         except CmfError:
             return "changed"
+
+    def listing(self, folder: str) -> bytes:
+        """Return the manifest of a folder as it is now; nothing is kept. Errors as of `keep`."""
+        return self._keep_folder(folder, folder, "reference")[1]
 
     def record_path(self, path: str | os.PathLike[str]) -> str | dict[str, str]:
         """Return a path as records hold it.

@@ -29,8 +29,8 @@ def write(objects: ObjectStore, digest: str, path: str, *, executable: bool = Fa
     try:
         os.makedirs(folder, exist_ok=True)
         if not digest.startswith(digests.TREE):
-            size = _write_file(objects, digest, temporary, executable=executable)
-            _move_file(temporary, path)
+            size = write_file(objects, digest, temporary, executable=executable)
+            move_file(temporary, path)
             return size
         size = _write_folder(objects, digest, temporary)
         os.rename(temporary, path)
@@ -41,7 +41,7 @@ def write(objects: ObjectStore, digest: str, path: str, *, executable: bool = Fa
             raise in_the_way(path) from error
         raise disk_error(error, f"{path} cannot be written") from error
     finally:
-        _discard(temporary)
+        discard(temporary)
     return size
 
 
@@ -63,8 +63,8 @@ def replace(objects: ObjectStore, digest: str, path: str, *, executable: bool = 
     except OSError as error:
         raise disk_error(error, f"{path} cannot be written") from error
     finally:
-        _discard(fresh)
-    _discard(old)
+        discard(fresh)
+    discard(old)
     return size
 
 
@@ -76,7 +76,7 @@ def is_empty_folder(path: str) -> bool:
         return False
 
 
-def _write_file(objects: ObjectStore, digest: str, path: str, *, executable: bool, size: int | None = None) -> int:
+def write_file(objects: ObjectStore, digest: str, path: str, *, executable: bool, size: int | None = None) -> int:
     """Write an object into a new file, verified, and return its size."""
     hashed = hashlib.sha256()
     count = 0
@@ -114,7 +114,7 @@ def _write_folder(objects: ObjectStore, digest: str, folder: str) -> int:
             f"{len(lacking)} of the objects of folder {digest} are not here, {lacking[0]} for one.",
             hint="`cmf pull --data` fetches what a hub holds.",
         )
-    _check_room(folder, sum(entry.size for entry in entries))
+    check_room(os.path.dirname(folder), sum(entry.size for entry in entries))
     os.mkdir(folder)
     made = {folder}
     size = 0
@@ -122,7 +122,7 @@ def _write_folder(objects: ObjectStore, digest: str, folder: str) -> int:
         # The folder is new and ours, and no link is ever made in it: a path that `decode` let pass stays below it.
         path = os.path.join(folder, os.fsdecode(manifest.raw_path(entry.path)))
         _make_folders(os.path.dirname(path), made)
-        size += _write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
+        size += write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
     return size
 
 
@@ -137,9 +137,9 @@ def _make_folders(folder: str, made: set[str]) -> None:
         made.add(path)
 
 
-def _check_room(folder: str, size: int) -> None:
-    """Refuse what the disk cannot hold before the first byte: a small manifest may name a large object many times."""
-    found = os.statvfs(os.path.dirname(folder))
+def check_room(folder: str, size: int) -> None:
+    """Refuse what the disk of a folder cannot hold before the first byte: a manifest may name a large object often."""
+    found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     if size > free:
         raise UnreachableError(
@@ -149,7 +149,7 @@ def _check_room(folder: str, size: int) -> None:
         )
 
 
-def _move_file(temporary: str, path: str) -> None:
+def move_file(temporary: str, path: str) -> None:
     """Give a file its name, never in place of another file."""
     if is_empty_folder(path):
         raise in_the_way(path)
@@ -163,7 +163,8 @@ def _move_file(temporary: str, path: str) -> None:
         os.rename(temporary, path)
 
 
-def _discard(temporary: str) -> None:
+def discard(temporary: str) -> None:
+    """Remove a file, or a folder and all that is in it, as far as that is possible."""
     try:
         os.unlink(temporary)
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from cmf.model.digest import file_digest
 from cmf.objects import manifest
 from cmf.objects.local import LocalObjects
 from cmf.worktree.files import Files
-from cmf.worktree.placing import _discard
+from cmf.worktree.placing import discard
 
 EVIL = b"#!/bin/sh\necho harm\n"
 DIGEST = file_digest(EVIL)
@@ -224,7 +224,7 @@ def test_a_path_as_deep_as_it_may_be_is_placed_or_refused_but_nothing_is_left(
                 assert os.path.isdir(below)
             assert os.path.isfile(below + "/d")
             attempt(objects, tree, place)
-            _discard(str(place / "target"))
+            discard(str(place / "target"))
 
 
 def test_a_deep_folder_that_cannot_be_finished_leaves_nothing(objects: LocalObjects, place: Path) -> None:
