@@ -119,12 +119,12 @@ class Freeing(RuleBasedStateMachine):
         left = [cut]
         really = FolderBucket.write
 
-        def write(self: FolderBucket, *arguments: Any) -> int:
+        def write(self: FolderBucket, *arguments: Any, **options: Any) -> int:
             if left[0] is not None:
                 left[0] -= 1
                 if left[0] < 0:
                     raise UnreachableError("The disk is gone.")
-            return really(self, *arguments)
+            return really(self, *arguments, **options)
 
         with pytest.MonkeyPatch.context() as patch, contextlib.suppress(UnreachableError):
             patch.setattr(FolderBucket, "write", write)

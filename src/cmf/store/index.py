@@ -20,7 +20,7 @@ from cmf.model import records as model
 from cmf.model.exchange import EVERYTHING, View
 from cmf.store import ancestry, names
 from cmf.store.dialect import EACH, Connection, Dialect, array, known
-from cmf.store.select import POSTINGS_MAX, SCAN_ROWS, Place, Selection, from_cursor, to_cursor
+from cmf.store.select import PART_ROWS, POSTINGS_MAX, SCAN_ROWS, Place, Selection, from_cursor, to_cursor
 from cmf.store.viewing import execution_view, speaks_for, use_view
 
 _json = msgspec.json.Decoder()
@@ -277,9 +277,17 @@ class SqlIndex:
                 "ORDER BY started DESC, id DESC LIMIT 1 OFFSET ?",
                 (at.started, at.id, SCAN_ROWS),
             ).fetchone()
-        sql, arguments = selection.sql(among=postings, after=after, until=fence)
-        for e, started, id_, scope in connection.execute(sql, arguments):
-            yield e, Place(started, id_, scope[1:].decode())
+        rows = selection.query.limit + 1
+        while True:
+            # By parts: some drivers read all that is asked for before they give the first row.
+            sql, arguments = selection.sql(among=postings, after=after, until=fence, limit=rows)
+            found = connection.execute(sql, arguments).fetchall()
+            for e, started, id_, scope in found:
+                after = Place(started, id_, scope[1:].decode())
+                yield e, after
+            if len(found) < rows:
+                break
+            rows = min(4 * rows, PART_ROWS)
         if fence is not None:
             yield None, Place(fence[0], fence[1], "")
 

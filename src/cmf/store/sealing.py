@@ -5,7 +5,8 @@ Reads no clock and makes no random bytes: both are handed in. Who calls it commi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cmf.model import encoding
@@ -14,6 +15,9 @@ from cmf.model import segment as segments
 from cmf.model.digest import sha256
 from cmf.store.chain import insert_called, insert_carried, insert_genesis, insert_segment, prefix
 from cmf.store.dialect import Connection
+
+READ_ROWS = 20_000
+"""How many pending records are read at once."""
 
 
 def seal_scope(
@@ -25,21 +29,17 @@ def seal_scope(
     nonce: Callable[[], bytes],
 ) -> int:
     """Seal what is pending in a scope into this writer's own stream there; return how many segments that made."""
-    rows = connection.execute("SELECT p, id, data FROM pending WHERE scope = ? ORDER BY p", (scope,)).fetchall()
     stream = connection.execute(
         "SELECT s, stream FROM stream WHERE scope = ? AND writer = ? AND site = ? AND own = 1",
         (scope, signer.public, site),
     ).fetchone()
-    carried = _carried_artifacts(connection, stream[0], rows) if stream else set()
-    once: dict[bytes, tuple[int, bytes]] = {}
-    for p, id_, data in rows:
-        once.setdefault(id_, (p, data))
-    fresh = [(p, id_, data, model.trusted(data)) for id_, (p, data) in once.items() if id_ not in carried]
-    made = 0
-    if fresh and stream is None:
+    fresh = _fresh(connection, scope, stream[0] if stream else None)
+    if stream is None and (first := next(fresh, None)) is not None:
         genesis = segments.start(scope, site, signer, created=now, nonce=nonce())
         insert_genesis(connection, genesis, own=True)
         stream = connection.execute("SELECT s, stream FROM stream WHERE stream = ?", (genesis.hash,)).fetchone()
+        fresh = itertools.chain((first,), fresh)
+    made = 0
     for part in _cut(fresh):
         n, prev = connection.execute(
             "SELECT n, hash FROM head WHERE s = ? ORDER BY n DESC, hash LIMIT 1", (stream[0],)
@@ -85,7 +85,28 @@ def unseal(connection: Connection, stream: bytes, n: int, writer: bytes, site: s
     return len(fresh)
 
 
-def _cut(rows: Sequence[tuple[int, bytes, bytes, Any]]) -> Iterator[list[tuple[int, bytes, bytes, Any]]]:
+def _fresh(connection: Connection, scope: str, s: int | None) -> Iterator[tuple[int, bytes, bytes, Any]]:
+    """Yield (number, id, bytes, record) of what is pending in a scope, each once, without artifacts carried already.
+
+    Many are read at a time, so that of a million only the ids are in memory.
+    """
+    seen: set[bytes] = set()
+    after = 0
+    while True:
+        rows = connection.execute(
+            f"SELECT p, id, data FROM pending WHERE scope = ? AND p > ? ORDER BY p LIMIT {READ_ROWS}", (scope, after)
+        ).fetchall()
+        carried = _carried_artifacts(connection, s, rows) if s is not None else set()
+        for p, id_, data in rows:
+            if id_ not in carried and id_ not in seen:
+                seen.add(id_)
+                yield p, id_, data, model.trusted(data)
+        if len(rows) < READ_ROWS:
+            return
+        after = rows[-1][0]
+
+
+def _cut(rows: Iterable[tuple[int, bytes, bytes, Any]]) -> Iterator[list[tuple[int, bytes, bytes, Any]]]:
     """Cut pending records into segments of at most 1,000 records and about 256 KiB."""
     part: list[tuple[int, bytes, bytes, Any]] = []
     size = 0

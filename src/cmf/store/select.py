@@ -18,6 +18,8 @@ from cmf.store.dialect import EACH, array
 
 POSTINGS_MAX = 3_000
 SCAN_ROWS = 200_000
+PART_ROWS = 10_000
+"""How many executions are asked for at once, at most, while few of them are of the wanted scopes."""
 
 _SHORT_DIGITS = 12
 _SHORT = re.compile(r"[0-9a-f]{4,12}")
@@ -43,9 +45,9 @@ class Selection:
         return bool(self.query.conditions or self.query.scopes or self.query.below is not None)
 
     def sql(
-        self, *, among: Sequence[int] | None, after: Place | None, until: tuple[int, str] | None
+        self, *, among: Sequence[int] | None, after: Place | None, until: tuple[int, str] | None, limit: int
     ) -> tuple[str, list[Any]]:
-        """Return the statement for executions behind a place and not behind ``until``; ``among``: only these."""
+        """Return the statement for the first executions behind a place, not behind ``until``; ``among``: only these."""
         where, arguments = list(self.where), list(self.arguments)
         if among is not None:
             where.insert(0, f"x.e IN (SELECT value FROM {EACH})")
@@ -60,8 +62,8 @@ class Selection:
         return (
             "SELECT x.e, x.started, x.id, w.key FROM execution x JOIN node w ON w.i = x.s WHERE "
             + " AND ".join(where)
-            + " ORDER BY x.started DESC, x.id DESC, w.key DESC",
-            arguments,
+            + " ORDER BY x.started DESC, x.id DESC, w.key DESC LIMIT ?",
+            [*arguments, limit],
         )
 
     def posted(self, condition: Condition) -> tuple[str, list[Any]]:

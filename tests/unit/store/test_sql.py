@@ -7,7 +7,7 @@ from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import View
-from cmf.store import sql
+from cmf.store import sealing, sql
 from cmf.store.schema import DERIVED, DERIVED_TABLES
 from cmf.store.sql import Read, SqlStore
 from cmf.store.sqlite import Sqlite
@@ -35,6 +35,21 @@ def test_a_seal_cuts_at_a_thousand_records(book: Book) -> None:
     assert book.seal() == 3
     assert [len(records) for records in bodies(book)] == [1000, 1000, 501]
     assert list(verify(book.store)) == [None] * 4
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1001])
+def test_a_seal_that_reads_by_parts_makes_the_same_segments(
+    book: Book, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    run = book.run("p/a", 1)
+    drafts = [("p/a", *model.salted(model.Property(subject=run, key=f"tag/{n}", t=n), b"s")) for n in range(1500)]
+    monkeypatch.setattr(sealing, "READ_ROWS", rows)
+    book.store.add([*drafts, *drafts[:40]])
+    assert book.seal() == 2
+    ids = [id_ for records in bodies(book) for id_, _ in records]
+    assert [len(records) for records in bodies(book)] == [1000, 501]
+    assert ids[1:] == [id_ for _, id_, _ in drafts]
+    assert list(verify(book.store)) == [None] * 3
 
 
 def test_a_seal_cuts_at_256_kib_and_keeps_a_record_that_is_large_alone(book: Book) -> None:
