@@ -504,11 +504,14 @@ def _framed(body: bytes, wanted: int, what: str) -> Iterator[bytes]:
 
 
 def _page(found: Iterator[bytes], tag: int = wire.SEGMENT) -> bytes:
-    """Return frames of up to `wire.PULL_BYTES`, one at least, and an end that says whether more follow."""
+    """Return frames of up to `wire.PULL_BYTES`, and an end that says whether more follow.
+
+    Two at least: a stream's start alone would be nothing that was asked for, and its asker would give up.
+    """
     parts: list[bytes] = []
     size = 0
     for data in found:
-        if size and size + len(data) > wire.PULL_BYTES:
+        if len(parts) > 1 and size + len(data) > wire.PULL_BYTES:
             parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts), more=True))))
             return b"".join(parts)
         parts.append(wire.frame(tag, data))

@@ -132,6 +132,9 @@ def rooted(kept: Mapping[Subtree, bytes], given: Mapping[Subtree, bytes], size: 
 
     `CorruptError` of kind ``log`` if two disagree, or if one of those kept is not joined to the root by the others.
     """
+    for node, hash_ in kept.items():
+        if given.get(node, hash_) != hash_:
+            raise _disagree(node, hash_, given[node])
     made = _grown({**given, **kept})
     if missing := [node for node in (*beside(kept, size), *peaks(0, size)) if node not in made]:
         first = missing[0].place << missing[0].level
@@ -150,13 +153,14 @@ def _grown(known: Mapping[Subtree, bytes]) -> dict[Subtree, bytes]:
                 continue
             made = join(hash_, here[place + 1])
             if above.setdefault(place >> 1, made) != made:
-                first = place << level
-                raise CorruptError(
-                    f"its entries {first} to {first + (2 << level) - 1} are not what was seen there: "
-                    f"{made.hex()[:16]}, not {above[place >> 1].hex()[:16]}",
-                    kind="log",
-                )
+                raise _disagree(Subtree(level + 1, place >> 1), made, above[place >> 1])
     return {Subtree(level, place): hash_ for level, held in levels.items() for place, hash_ in held.items()}
+
+
+def _disagree(node: Subtree, made: bytes, seen: bytes) -> CorruptError:
+    first, last = node.place << node.level, ((node.place + 1) << node.level) - 1
+    entries = f"entries {first} to {last} are" if last > first else f"entry {first} is"
+    return CorruptError(f"its {entries} not what was seen there: {made.hex()[:16]}, not {seen.hex()[:16]}", kind="log")
 
 
 def root_of(made: Mapping[Subtree, bytes], size: int) -> bytes:

@@ -351,3 +351,17 @@ def test_a_folder_whose_file_is_lost_stays_and_holds_nothing_else_up(
         assert (moved.objects, moved.stayed) == (2, 0)
         with pytest.raises(NotFoundError):
             client.objects("lost/make").open(digests.file_digest(b"never was"))
+
+
+def test_a_page_of_segments_is_never_a_start_of_a_stream_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer("lab")
+    writer.execution("p/a", 1)
+    writer.seal()
+    hub = Hub(tmp_path)
+    held = list(LocalPeer(writer.store).segments(View(), {}))
+    assert [one.outcome for one in hub.end(ADMIN).admit(held)] == ["new", "new"]
+    asked = [hash_.hex() for _, n, hash_, _ in writer.store.chained() if n == 1]
+    monkeypatch.setattr(wire, "PULL_BYTES", 1)
+    page = hub.get(ADMIN, wire.Hashes(hashes=asked))
+    assert [data for tag, data in wire.frames(page) if tag == wire.SEGMENT] == held
+    hub.close()

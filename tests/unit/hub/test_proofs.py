@@ -104,6 +104,21 @@ def test_a_segment_before_another_that_is_gone_or_stands_elsewhere_is_named(
     assert "before it" in next(problem.what for problem in verify(one.store) if problem is not None)
 
 
+def test_a_damaged_part_of_a_log_is_named_where_the_segment_itself_is_that_part(
+    process: HubProcess, tmp_path: Path
+) -> None:
+    one = Site(tmp_path, process.client(tmp_path / "keys"), "one")
+    for _ in range(2):
+        one.push()
+    assert one.all_shown()
+    with one.store._sql.write() as connection:
+        done = connection.execute("UPDATE proof_node SET hash = ? WHERE level = 0 AND place = 2", (b"\1" * 32,))
+        assert done.rowcount == 1
+    ((where, what),) = one.shown()[2]
+    assert where == f"log of {process.url}"
+    assert what.startswith("its entry 2 is not what was seen there")
+
+
 class Liar(HubClient):
     """A hub that answers with something else."""
 
