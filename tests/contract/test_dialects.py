@@ -90,6 +90,31 @@ class TestPostgres(DialectSuite):
         assert store.journals() == {}
         store.close()
 
+    def test_tables_are_counted_when_they_have_grown_and_when_they_came_uncounted(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cmf.store.postgres.COUNTED_ROWS", 100)
+        name = databases.fresh()
+        dialect = Postgres(database, within=name)
+        counted = f"SELECT reltuples FROM pg_class WHERE oid = '{name}.node'::regclass"
+        never = dialect.fetch(counted)
+
+        def insert(rows: range) -> None:
+            with dialect.write() as connection:
+                connection.executemany("INSERT INTO node (i, key) VALUES (?, ?)", [(n, b"k%d" % n) for n in rows])
+
+        insert(range(99))
+        assert dialect.fetch(counted) == never
+        insert(range(99, 150))
+        assert dialect.fetch(counted) == [(150.0,)]
+        insert(range(150, 299))
+        assert dialect.fetch(counted) == [(150.0,)]  # not before there are twice as many
+        insert(range(299, 300))
+        assert dialect.fetch(counted) == [(300.0,)]
+        SqlStore(dialect).rebuild()
+        assert dialect.fetch(counted) == [(0.0,)]
+        dialect.close()
+
     def test_a_database_that_is_not_there_is_unreachable_and_its_password_is_not_shown(self) -> None:
         with pytest.raises(UnreachableError) as caught:
             Postgres("postgresql://someone:secret-word@127.0.0.1:1/none")

@@ -35,6 +35,10 @@ _SPELLED = (
     ("instr(", "strpos("),
     ("?", "%s"),
 )
+
+COUNTED_ROWS = 5_000
+"""How many rows a process inserts before it has the database count its tables for the first time."""
+
 _TYPES = (("INTEGER", "BIGINT"), ("TEXT", 'TEXT COLLATE "C"'))
 
 
@@ -52,6 +56,7 @@ class Postgres:
         self._within = within
         self._columns: _Types = {}
         self._local = threading.local()
+        self._inserted, self._counted_at = 0, COUNTED_ROWS
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             url,
             min_size=1,
@@ -66,6 +71,7 @@ class Postgres:
                 self._make_schema(url)
                 self._pool.open(wait=True, timeout=WAIT_SECONDS)
                 self._create()
+                self._count_uncounted()
         except BaseException:  # ctrl-C too: nobody else would close it
             self._pool.close()
             raise
@@ -136,16 +142,37 @@ class Postgres:
         begin = f"BEGIN; SET LOCAL synchronous_commit TO {synced}; SELECT 1 FROM turn FOR UPDATE"
         with _faults(), contextlib.ExitStack() as lent:
             connection, _ = self._lend(lent, begin)
-            self._local.connection = _Spelling(connection, self._columns)
+            self._local.connection = lent_out = _Spelling(connection, self._columns)
             try:
-                yield self._local.connection
+                yield lent_out
                 connection.commit()
+                self._count(connection, lent_out.inserted)
             except BaseException:  # ctrl-C too: nothing is written by half
                 if not connection.closed:
                     connection.rollback()
                 raise
             finally:
                 self._local.connection = None
+
+    def _count(self, connection: psycopg.Connection[Any], inserted: int) -> None:
+        """Have the database count its tables each time that twice as many rows were inserted.
+
+        By that it chooses its ways. It counts by itself too, once a minute at most, and until then it takes tables that
+        hold a million rows for small ones, and reads them whole for each page of a list.
+        """
+        self._inserted += inserted
+        if self._inserted >= self._counted_at:
+            self._counted_at = 2 * self._inserted
+            with contextlib.suppress(psycopg.Error):  # what was committed stays so; it counts by itself, later
+                connection.execute(_COUNT)
+
+    def _count_uncounted(self) -> None:
+        """Have tables counted that never were, such as those that came back from a backup."""
+        older = psycopg.errors.UndefinedTable  # what an older version lacks is made anew, and counted then
+        with self._pool.connection() as connection, contextlib.suppress(older):
+            uncounted = "SELECT 1 FROM pg_class WHERE oid = 'execution'::regclass AND reltuples < 0"
+            if connection.execute(f"{uncounted} AND EXISTS (SELECT 1 FROM execution)").fetchone():
+                connection.execute(_COUNT)
 
     def checkpoint(self) -> None:
         """Make everything committed survive power loss: a durable commit flushes the log up to itself."""
@@ -185,6 +212,7 @@ class Postgres:
             connection.execute(f"ALTER TABLE {aside}.{table} SET SCHEMA {within}")
         connection.execute(f"SET LOCAL search_path TO {within}")
         connection.execute(f"DROP SCHEMA {aside}")
+        connection.execute(_COUNT)
 
     def count_on(self, connection: Connection, table: str, key: str) -> None:
         """Set the sequence of an identity column behind the greatest value."""
@@ -214,6 +242,8 @@ class Postgres:
                 )
 
 
+_COUNT = f"ANALYZE {', '.join(('stream', 'segment', 'head', *schema.DERIVED_TABLES))}"
+
 _INDEXES = {
     # A B-tree's entry has at most 2,704 bytes, and paths and values may be longer.
     "CREATE INDEX event_path ON event (path, t)": "CREATE INDEX event_path ON event USING hash (path)",
@@ -232,11 +262,12 @@ _INSERT = re.compile(r"INSERT INTO (\w+) \(([\w, ]+)\) VALUES \(\?(?:, \?)*\)(.*
 class _Spelling:
     """A connection that spells statements as PostgreSQL does."""
 
-    __slots__ = ("_columns", "_connection")
+    __slots__ = ("_columns", "_connection", "inserted")
 
     def __init__(self, connection: psycopg.Connection[Any], columns: _Types) -> None:
         self._connection = connection
         self._columns = columns
+        self.inserted = 0
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
         """Run one statement."""
@@ -248,6 +279,7 @@ class _Spelling:
         made = list(rows)
         if not made:
             return
+        self.inserted += len(made)
         insert = _INSERT.fullmatch(sql)
         if insert is None:
             self._connection.cursor().executemany(_spelled(sql), [[_bound(value) for value in row] for row in made])
