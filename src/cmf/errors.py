@@ -78,7 +78,10 @@ OUTCOMES: dict[type[CmfError], tuple[int, int]] = {
     UnreachableError: (7, 503),
     UnsupportedError: (8, 501),
 }
-"""Class -> (exit code of a command, HTTP status). An HTTP 401 is a ``DeniedError`` too: its ``kind`` is ``token``."""
+"""Class -> (exit code of a command, HTTP status)."""
+
+STATUSES = {"token": 401, "rate": 429}
+"""Kind -> the HTTP status it has instead: who has no token is denied; to who asks too much a hub is unreachable."""
 
 
 def exit_code(error: CmfError) -> int:
@@ -88,14 +91,14 @@ def exit_code(error: CmfError) -> int:
 
 def http_status(error: CmfError) -> int:
     """Return the HTTP status of a request that ends with this error."""
-    return 401 if error.kind == "token" else OUTCOMES[_class(error)][1]
+    return STATUSES.get(error.kind) or OUTCOMES[_class(error)][1]
 
 
 def from_http(status: int, message: str, *, hint: str = "", kind: str = "") -> CmfError:
     """Make again the error that a hub answered with: the class follows from the status."""
     if status == 401:
         return DeniedError(message, hint=hint, kind=kind or "token")
-    if status in (502, 504):
+    if status in (429, 502, 504):
         status = 503
     for error, (_, known) in OUTCOMES.items():
         if known == status:

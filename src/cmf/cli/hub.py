@@ -64,6 +64,21 @@ for _command in (*access.COMMANDS, peer):
     show_default=True,
     help="How many processes serve: more than one takes --database.",
 )
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=500,
+    show_default=True,
+    help="How many requests a second each process takes of one principal, ten seconds' at once; 0: any number.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=1),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a client may keep the hub waiting inside a request, or not read its answer, before it is cut off.",
+)
 def serve(
     *,
     folder: Path,
@@ -77,6 +92,8 @@ def serve(
     insecure: bool,
     log: bool,
     workers: int,
+    rate: float,
+    patience: float,
 ) -> None:
     """Serve a hub until it is stopped with ctrl-C.
 
@@ -104,6 +121,8 @@ def serve(
         insecure=insecure,
         log=log,
         workers=workers,
+        rate=rate,
+        patience_s=patience,
         ready=lambda url: click.echo(
             f"Hub ready at {url}\n  data in {folder.absolute()}\n  next: cmf remote add origin {url}"
         ),

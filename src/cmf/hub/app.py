@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, BinaryIO
 
 from litestar import Litestar, Response, delete, get, post, put
+from litestar.background_tasks import BackgroundTask
 from litestar.concurrency import sync_to_thread
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
@@ -23,9 +24,10 @@ from cmf import errors
 from cmf.errors import CmfError, DeniedError, UsageError
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer
 from cmf.hub import administration
-from cmf.hub.calls import AnyRequest, caller_of, hub_of
+from cmf.hub.calls import AnyRequest, caller_of, count_stranger, hub_of
 from cmf.hub.federation import Federation
 from cmf.hub.operations import Operations
+from cmf.hub.rates import Rates, TooManyError
 from cmf.hub.service import Hub
 from cmf.model import wire
 from cmf.model.prefixes import Below
@@ -49,11 +51,11 @@ IsDirect = Annotated[
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
 
-def make_app(hub: Hub, *, loopback: bool, log: bool = False, counted: str = "") -> Litestar:
+def make_app(hub: Hub, *, loopback: bool, rates: Rates, log: bool = False, counted: str = "") -> Litestar:
     """Make the application that serves a hub.
 
-    ``loopback``: refuse requests that name another host or origin. ``log``: one line for each request. ``counted``: the
-    folder where several workers count for the metrics.
+    ``loopback``: refuse requests that name another host or origin. ``rates``: how much anybody may ask. ``log``: one
+    line for each request. ``counted``: the folder where several workers count for the metrics.
     """
     operations = Operations(hub.counts, hub.peers.measures, log=log, counted=counted)
     federation = Federation(hub)
@@ -74,7 +76,7 @@ def make_app(hub: Hub, *, loopback: bool, log: bool = False, counted: str = "") 
         on_startup=[federation.start],
         on_shutdown=[federation.stop],
         logging_config=None,
-        opt={"hub": hub, "operations": operations, "federation": federation},
+        opt={"hub": hub, "operations": operations, "federation": federation, "rates": rates},
     )
 
 
@@ -114,6 +116,7 @@ def metrics(request: AnyRequest) -> bytes:
 @post("/v1/enrol", sync_to_thread=True, status_code=200, security=[])
 def enrol(request: AnyRequest, data: wire.Enrol) -> wire.Enrolled:
     """Take an invite: enrol a site's key, and give it a token."""
+    count_stranger(request)
     hub = hub_of(request)
     token, caller = hub.auth.enrol(data.invite, wire.raw(data.key), data.name[:100], now=hub.now())
     return wire.Enrolled(token=token, principal=caller.name, roles=list(caller.roles))
@@ -277,7 +280,11 @@ async def get_object(
     if start:
         headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
     file = await asyncio.to_thread(hub.objects.open, digest, start)
-    return Stream(_chunks(file), media_type=BULK, headers=headers, status_code=206 if start else 200)
+    status = 206 if start else 200
+    # A client that goes away in the middle leaves the chunks where they are, and their file open.
+    return Stream(
+        _chunks(file), media_type=BULK, headers=headers, status_code=status, background=BackgroundTask(file.close)
+    )
 
 
 ROUTES = (
@@ -348,7 +355,9 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 def _problem(_: AnyRequest, error: CmfError) -> Response[wire.Problem]:
     status = 413 if error.kind == "limit" else errors.http_status(error)
-    return Response(wire.Problem(kind=error.kind, message=error.message, hint=error.hint), status_code=status)
+    headers = {"retry-after": str(error.retry_s)} if isinstance(error, TooManyError) else None
+    problem = wire.Problem(kind=error.kind, message=error.message, hint=error.hint)
+    return Response(problem, status_code=status, headers=headers)
 
 
 def _http_problem(_: AnyRequest, error: HTTPException) -> Response[wire.Problem]:

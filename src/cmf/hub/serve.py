@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import signal
@@ -18,6 +19,7 @@ from cmf.hub.auth import Auth
 from cmf.hub.migrate import Carried, Progress, migrate
 from cmf.hub.migrate import carry as copied
 from cmf.hub.objects import open_objects
+from cmf.hub.rates import RATE, Rates
 from cmf.hub.service import DATABASE, Hub, open_database
 from cmf.model import wire
 from cmf.remote import LocalHub
@@ -25,6 +27,10 @@ from cmf.store.sql import SqlStore
 from cmf.worktree import machine
 
 GRACE_SECONDS = 10
+IDLE_SECONDS = 30
+PATIENCE_SECONDS = 60.0
+FILES_BESIDE = 1_000
+"""Open files of a hub that are no connections, at most."""
 CONNECTIONS_MAX = 4_000
 """More connections at once are told 503. Sites keep theirs open for a while, so it is not only who is being served."""
 
@@ -45,6 +51,8 @@ def serve(
     insecure: bool = False,
     log: bool = False,
     workers: int = 1,
+    rate: float = RATE,
+    patience_s: float = PATIENCE_SECONDS,
     ready: Callable[[str], None],
 ) -> None:
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
@@ -52,7 +60,9 @@ def serve(
     Its store is a file there, or in the ``database`` of a URL. Its objects are there, or in the bucket of a URL,
     ``objects``, whose server is asked at an ``endpoint`` if it isn't the cloud's own; with the secret of the key to it
     sites' uploads go there past the hub. ``workers``: how many processes
-    serve it, which takes a database that several can write at once: `UsageError`.
+    serve it, which takes a database that several can write at once: `UsageError`. ``rate``: how many requests a second
+    each of them takes of one principal; 0 is any number. A client that owes the rest of a request, or to read its
+    answer, for ``patience_s`` seconds is cut off.
 
     Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
     is taken for port 0. The hub's own user gets a token in ``state_home``, which their commands find by themselves.
@@ -83,6 +93,9 @@ def serve(
         socket=listener.fileno(),
         loopback=loopback,
         log=log,
+        rate=rate,
+        patience_s=patience_s,
+        behind_proxy=behind_proxy,
         tls_cert=str(tls_cert or ""),
         tls_key=str(tls_key or ""),
     )
@@ -181,6 +194,7 @@ def _run(hub: Hub, listener: socket.socket, settings: keeping.Settings, *, start
     import uvicorn
 
     from cmf.hub.app import make_app
+    from cmf.hub.connections import watched
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -188,13 +202,23 @@ def _run(hub: Hub, listener: socket.socket, settings: keeping.Settings, *, start
             if self.started:
                 started()
 
+    _open_files()
     config = uvicorn.Config(
-        make_app(hub, loopback=settings.loopback, log=settings.log, counted=settings.counted),
+        make_app(
+            hub,
+            loopback=settings.loopback,
+            rates=Rates(settings.rate),
+            log=settings.log,
+            counted=settings.counted,
+        ),
+        http=watched(settings.patience_s),
+        ws="none",
+        proxy_headers=settings.behind_proxy,  # else anybody on this machine may say that they come from elsewhere
         log_level="warning",
         access_log=False,
         server_header=False,
         lifespan="on",
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         limit_concurrency=CONNECTIONS_MAX,
         ssl_certfile=settings.tls_cert or None,
@@ -211,6 +235,18 @@ def _run(hub: Hub, listener: socket.socket, settings: keeping.Settings, *, start
 
 def _ended(_: int, __: object) -> None:
     """Let a signal pass that the server has answered already."""
+
+
+def _open_files() -> None:
+    """Let this process have as many connections open as it takes, as far as its user may."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = CONNECTIONS_MAX + FILES_BESIDE
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

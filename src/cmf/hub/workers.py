@@ -42,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     socket: int
     loopback: bool
     log: bool
+    rate: float
+    patience_s: float
+    behind_proxy: bool
     tls_cert: str = ""
     tls_key: str = ""
     counted: str = ""

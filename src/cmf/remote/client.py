@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
+import logging
 import os
+import tempfile
+import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -33,8 +38,12 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 ANSWER_BYTES_MAX = 256 << 20
 PROBLEM_BYTES_MAX = 64 << 10
+WAIT_SECONDS_MAX = 30
+"""A hub that asks to be asked again later is waited for so long at most, each time."""
+WAITS_MAX = 10
 
 _Message = TypeVar("_Message")
+_LOG = logging.getLogger(__name__)
 
 
 class HubClient:
@@ -245,6 +254,7 @@ class HubClient:
         """Make one request; raise what the hub answered, as the error that it is.
 
         ``goes_on``: that the answer is elsewhere (307) is no error; it is not followed here.
+        If the hub says that we ask too much, wait for as long as it says and ask again.
         """
         token = self.token() if with_token else ""
         sent = {
@@ -253,20 +263,36 @@ class HubClient:
             "user-agent": "cmf",
         }
         sent |= {"authorization": f"Bearer {token}"} if token else {}
-        retries = Retry(connect=2, read=2 if method == "GET" else 0, redirect=0, status=0, other=0, backoff_factor=0.2)
-        try:
-            response = self._pool.request(
-                method,
-                self.url + path,
-                body=body,
-                headers={**sent, **(headers or {})},
-                preload_content=False,
-                retries=retries,
-                redirect=False,
-                timeout=Timeout(connect=CONNECT_SECONDS, read=read_s),
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._unreachable(error) from error
+        retries = Retry(
+            connect=2,
+            read=2 if method == "GET" else 0,
+            redirect=0,
+            status=0,
+            other=0,
+            backoff_factor=0.2,
+            respect_retry_after_header=False,
+        )
+        rewind = _rewinding(body)
+        waits = 0
+        while True:
+            try:
+                response = self._pool.request(
+                    method,
+                    self.url + path,
+                    body=body,
+                    headers={**sent, **(headers or {})},
+                    preload_content=False,
+                    retries=retries,
+                    redirect=False,
+                    timeout=Timeout(connect=CONNECT_SECONDS, read=read_s),
+                )
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise self._unreachable(error) from error
+            if response.status != 429 or waits == WAITS_MAX or rewind is None:
+                break
+            waits += 1
+            self._wait(response)
+            rewind()
         try:
             if _has_no_end(response):
                 raise urllib3.exceptions.ProtocolError("the connection was cut inside the headers")
@@ -286,6 +312,15 @@ class HubClient:
         if not self.passes_through:
             self.passes_through = True
             self.warnings.append(f"Large objects pass through the hub {self.url}: {why}")
+
+    def _wait(self, response: urllib3.BaseHTTPResponse) -> None:
+        """Wait for as long as the hub says, and say so."""
+        said = response.headers.get("retry-after", "")
+        response.close()
+        response.release_conn()
+        seconds = min(WAIT_SECONDS_MAX, max(1, int(said) if said.isdecimal() and len(said) < 9 else 1))
+        _LOG.warning("The hub %s is asked too much; going on in %d s.", self.url, seconds)
+        time.sleep(seconds)
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
@@ -324,6 +359,15 @@ def framed(body: bytes, wanted: int) -> tuple[list[bytes], wire.End]:
     if end is None or end.count != len(found):
         raise UnreachableError("The hub's answer was cut short.", hint="Run the command again.", kind="hub")
     return found, end
+
+
+def _rewinding(body: bytes | BinaryIO | Iterator[bytes] | None) -> Callable[[], object] | None:
+    """Return what makes a body ready to be sent once more; None if it can be sent only once."""
+    if body is None or isinstance(body, bytes):
+        return lambda: None
+    if isinstance(body, io.IOBase | tempfile.SpooledTemporaryFile) and body.seekable():
+        return functools.partial(body.seek, body.tell())
+    return None
 
 
 def _has_no_end(response: urllib3.BaseHTTPResponse) -> bool:
