@@ -116,10 +116,11 @@ def test_status_counts_executions_that_are_named_and_not_here_and_pull_brings_th
     lab, edge = tmp_path / "lab", tmp_path / "edge"
     lab.mkdir()
     edge.mkdir()
+    (lab / "data.csv").write_text("a,b\n" * 1000)
     script(
         lab,
-        "import cmf\nwith cmf.run('det/sweep', name='sweep') as run:\n"
-        "    with cmf.run('seg/train', name='child', parent=run):\n        pass",
+        "import cmf\nwith cmf.run('det/sweep', name='sweep') as run:\n    run.output('data.csv')\n"
+        "    with cmf.run('seg/train', name='child', parent=run) as child:\n        child.input('data.csv')",
     )
     with running(tmp_path / "hub", tmp_path / "state") as hub:
         cmf(lab, "remote", "add", "origin", hub.url)
@@ -129,6 +130,7 @@ def test_status_counts_executions_that_are_named_and_not_here_and_pull_brings_th
         cmf(edge, "pull", "--scope", "seg/*")
         assert names(edge) == ["child"]
         assert "1 execution named here but not here" in cmf(edge, "status").out
+        assert "(not here; 'cmf pull --promised' brings it)" in cmf(edge, "lineage", "child").out
         cmf(edge, "pull", "--promised")
         assert names(edge) == ["child", "sweep"]
         assert "named here" not in cmf(edge, "status").out

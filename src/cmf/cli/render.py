@@ -182,7 +182,7 @@ def execution_line(view: views.Execution) -> Text:
     text = Text()
     text.append(view.scope, style="bold")
     if not view.known:
-        return text.append(f" · {short(view.id)} (not here; 'cmf pull' brings it)", style="dim")
+        return text.append(f" · {short(view.id)} (not here; 'cmf pull --promised' brings it)", style="dim")
     text.append(f" {view.name} · ")
     text.append(short(view.id), style="yellow")
     text.append(" · ")
