@@ -38,7 +38,13 @@ class Log:
             self._catch_up(connection)
 
     def _catch_up(self, connection: Connection) -> None:
-        """Log the segments of a hub that kept none yet, in the order in which they came."""
+        """Log the segments of a hub that kept none yet, in the order in which they came.
+
+        A segment and its entry are one transaction: if the newest one is in the log, all are.
+        """
+        newest = "SELECT hash FROM segment ORDER BY g DESC LIMIT 1"
+        if connection.execute(f"SELECT 1 FROM hub_entry WHERE hash = ({newest})").fetchone():
+            return
         rows = connection.execute(
             "SELECT g.hash FROM segment g LEFT JOIN hub_entry e ON e.hash = g.hash WHERE e.hash IS NULL ORDER BY g.g"
         ).fetchall()
