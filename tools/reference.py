@@ -254,10 +254,12 @@ def errors_page() -> str:
         "class again."
     )
     rows = []
+    special = {kind: (type(errors.from_http(status, "")), status) for kind, status in errors.STATUSES.items()}
     for error, (code, status) in errors.OUTCOMES.items():
         bases = [base.__name__ for base in error.__bases__ if base is not errors.CmfError]
         also = ", ".join(f"`{base}`" for base in bases if base != "Exception")
-        shown = f"{status}, 401 if `kind` is `token`" if error is errors.DeniedError else str(status)
+        own = [f"{other} if `kind` is `{kind}`" for kind, (known, other) in special.items() if known is error]
+        shown = ", ".join((str(status), *own))
         rows.append((f"`{error.__name__}`", str(code), shown, f"`{error.kind_default}`", also))
     heads = ("class", "exit code", "HTTP status", "`kind` unless told otherwise", "is also a")
     parts = [f"## {error.__name__}\n\n{prose(error.__doc__ or '')}" for error in errors.OUTCOMES]
