@@ -42,8 +42,9 @@ class Log:
 
         A segment and its entry are one transaction: if the newest one is in the log, all are.
         """
-        newest = "SELECT hash FROM segment ORDER BY g DESC LIMIT 1"
-        if connection.execute(f"SELECT 1 FROM hub_entry WHERE hash = ({newest})").fetchone():
+        if connection.execute(
+            "SELECT 1 FROM hub_entry WHERE hash = (SELECT hash FROM segment ORDER BY g DESC LIMIT 1)"
+        ).fetchone():
             return
         rows = connection.execute(
             "SELECT g.hash FROM segment g LEFT JOIN hub_entry e ON e.hash = g.hash WHERE e.hash IS NULL ORDER BY g.g"
