@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ class HubProcess:
         self.folder = folder
         self.database = database
         self.state = state
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # a pipe that nobody reads fills up
         self.process = subprocess.Popen(
             [
                 *within,
@@ -47,13 +49,15 @@ class HubProcess:
                 *options,
             ],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             env={**os.environ, "XDG_STATE_HOME": str(state)},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert "ready at" in line, (line, self.process.stderr.read() if self.process.stderr else "")
+        if "ready at" not in line:
+            self._reap()
+            raise AssertionError(f"The hub is not ready; it says {line!r}.")
         self.url = line.split()[-1]
         self.port = int(self.url.rpartition(":")[2])
 
@@ -83,6 +87,9 @@ class HubProcess:
 
     def _reap(self) -> int:
         self.process.communicate(timeout=30)
+        with self._said as said:
+            said.seek(0)
+            sys.stderr.write(said.read())  # shown with a test that fails
         return self.process.returncode
 
 

@@ -5,6 +5,7 @@ Knows requests by their route and their outcome. Refuses to know what is in them
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from cmf import errors
+from cmf.errors import UnreachableError
+from cmf.model import wire
 
 REQUEST_ID = "x-request-id"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
@@ -78,7 +83,7 @@ class Operations:
             given = headers.get(REQUEST_ID.encode(), b"").decode("latin-1")
             request_id = given if _ID.fullmatch(given) else os.urandom(8).hex()
             started = time.monotonic()
-            status = 500
+            status, is_begun = 500, False
             moved = {"in": 0, "out": 0}
 
             async def receiving() -> Any:
@@ -88,9 +93,9 @@ class Operations:
                 return message
 
             async def sending(message: Message) -> None:
-                nonlocal status
+                nonlocal status, is_begun
                 if message["type"] == "http.response.start":
-                    status = message["status"]
+                    status, is_begun = message["status"], True
                     message["headers"] = [*message["headers"], (REQUEST_ID.encode(), request_id.encode())]
                 elif message["type"] == "http.response.body":
                     moved["out"] += len(message["body"])
@@ -99,6 +104,10 @@ class Operations:
             self._running.inc()
             try:
                 await app(scope, receiving, sending)
+            except asyncio.CancelledError:  # the hub ends, and has waited for this one for long enough
+                if is_begun:
+                    raise
+                await _put_off(sending)
             finally:
                 self._running.dec()
                 self._note(scope, request_id, status, time.monotonic() - started, moved)
@@ -126,6 +135,15 @@ class Operations:
                 "bytes_out": moved["out"],
             }
             sys.stderr.write(json.dumps(line) + "\n")
+
+
+async def _put_off(send: Send) -> None:
+    """Answer that the hub is about to end: whoever asked asks again, of the next process or later."""
+    error = UnreachableError("The hub is being stopped.", hint="Nothing is lost: try again in a moment.", kind="ending")
+    body = wire.encode(wire.Problem(kind=error.kind, message=error.message, hint=error.hint))
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": errors.http_status(error), "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class _Counts(Collector):
