@@ -100,10 +100,11 @@ def pull_data(
 
 
 def needed(view: views.Execution) -> list[str]:
-    """Return the digests of what an execution names: inputs, outputs, environment, code, and how it failed."""
+    """Return the digests of what an execution names: inputs, outputs, and all that tells how it ran."""
     found = [use.artifact for use in (*view.inputs, *view.outputs)]
     found += [view.environment] if view.environment else []
-    found += encoding.objects_in([view.code, view.error, view.params, view.terminal])
+    said = [view.code, view.error, view.params, view.process, view.properties, view.terminal]
+    found += encoding.objects_in(said)
     return list(dict.fromkeys(found))
 
 
@@ -257,8 +258,14 @@ def scopes_of(store: SqlStore, view: View) -> list[str]:
     return sorted({stream["scope"] for stream in store.streams() if stream["own"] >= view.own})
 
 
+def lacking(store: SqlStore, objects: LocalObjects) -> list[str]:
+    """Return the digests that pulled records promise and whose bytes are not here, each once."""
+    promised = dict.fromkeys(digest for digest, _ in store.promised())
+    absent = set(objects.absent(dict.fromkeys(digests.object_of(digest) for digest in promised)))
+    return [digest for digest in promised if digests.object_of(digest) in absent]
+
+
 def note_kept(store: SqlStore, objects: LocalObjects) -> None:
     """Note in the store which of the objects that it waits for have come."""
-    promised = store.promised()
-    absent = set(objects.absent(sorted({digests.object_of(digest) for digest, _ in promised})))
-    store.kept([(digest, scope) for digest, scope in promised if digests.object_of(digest) not in absent])
+    absent = set(lacking(store, objects))
+    store.kept([(digest, scope) for digest, scope in store.promised() if digest not in absent])

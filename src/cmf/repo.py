@@ -627,7 +627,7 @@ class Repo:
             dropped=dropped,
             dropped_first=first,
             problems=done.problems,
-            promised=len(self.store.promised()),
+            promised=len(moving.lacking(self.store, self.objects)),
             promised_executions=len(self.store.index.referred()),
             scarce=self.space.scarce(),
             copies=self.config.copies,

@@ -125,7 +125,10 @@ def pull(
         if came and not moved.warnings:
             witness.prove(store, hub, came, moved.warnings)
         if data:
-            _fetch(store, objects, hub, moving.executions(store, view), moved, progress)
+            wanted = moving.bytes_of(store, moving.executions(store, view))
+            if view == EVERYTHING:  # also what no view of an execution shows, such as an earlier attempt's surroundings
+                wanted += moving.lacking(store, objects)
+            _fetch(store, objects, hub, wanted, moved, progress)
     moved.warnings += hub.warnings
     return moved
 
@@ -163,7 +166,7 @@ def pull_lineage(
     if came := _admit(moved, local.take(found), progress):
         witness.prove(store, hub, came, moved.warnings)
     if data:
-        _fetch(store, objects, hub, list(answer.lineage.depth), moved, progress)
+        _fetch(store, objects, hub, moving.bytes_of(store, list(answer.lineage.depth)), moved, progress)
     moved.warnings += hub.warnings
     return moved
 
@@ -185,11 +188,11 @@ def pull_promised(store: SqlStore, hub: HubClient, *, progress: Progress = nothi
 
 
 def _fetch(
-    store: SqlStore, objects: LocalObjects, hub: HubClient, executions: list[str], moved: Moved, progress: Progress
+    store: SqlStore, objects: LocalObjects, hub: HubClient, wanted: list[str], moved: Moved, progress: Progress
 ) -> None:
-    """Fetch the bytes that some executions, by node, need."""
+    """Fetch the bytes of some digests, and note what came."""
     everywhere = hub.objects("")  # what may be read is by no scope
-    moving.fetch(everywhere, objects, moving.bytes_of(store, executions), moved, progress)
+    moving.fetch(everywhere, objects, wanted, moved, progress)
     moving.note_kept(store, objects)
 
 

@@ -99,6 +99,40 @@ def test_another_site_fetches_only_the_bytes_that_it_asked_for(lab: Path, tmp_pa
     assert "Nothing here is called 'pictures'" in gone
 
 
+def test_a_pull_with_data_brings_all_that_status_says_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    again = 'import cmf, os\nwith cmf.run(resume=os.environ["RUN"]) as run: run.metrics({"f1": 0.9})'
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        made = [  # objects that both need are one each
+            script(lab, f'import cmf\nwith cmf.run("{scope}") as run: print(run.id)').out.strip()
+            for scope in ("p/one", "p/two")
+        ][-1]
+        script(lab, again, env={"RUN": made, "OMP_NUM_THREADS": "3"})  # the surroundings of two attempts differ
+        cmf(lab, "remote", "add", "origin", hub.url)
+        cmf(lab, "push")
+        cmf(tmp_path, "clone", hub.url, "edge", "--site", "edge")
+        edge = tmp_path / "edge"
+        lacking = objects(lab)
+        assert f"{lacking} objects known but not here" in cmf(edge, "status").out
+        assert "machine" not in cmf(edge, "show", made).out
+        cmf(edge, "pull", "--data", "--ancestors", made)
+        assert "machine" in cmf(edge, "show", made).out
+        assert "1 object known but not here" in cmf(edge, "status").out, "the first attempt's environment"
+        cmf(edge, "pull", "--data")
+        assert "not here" not in cmf(edge, "status").out
+        assert objects(edge) == lacking
+        cmf(tmp_path, "clone", hub.url, "same", "--site", "same")
+        same = tmp_path / "same"
+        with api.open(lab) as repo, api.open(same) as other:
+            for digest, _ in repo.objects.list():
+                other.objects.put(digest, repo.read(digest))
+        assert "not here" not in cmf(same, "status").out, "what came by another way is here"
+
+
 def test_bytes_that_nobody_holds_are_named_and_nothing_is_written(lab: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "records.bundle"
     with api.open(lab) as repo:

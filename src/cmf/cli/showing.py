@@ -328,7 +328,8 @@ def status(found: Status) -> None:
         else "  Everything recorded is sealed."
     )
     if found.promised:
-        out.print(f"  {found.promised} objects are known but not here ('cmf pull --data' brings them)")
+        count, them = render.count(found.promised, "object"), "it" if found.promised == 1 else "them"
+        out.print(f"  {count} known but not here ('cmf pull --data' brings {them})")
     if found.promised_executions:
         count = render.count(found.promised_executions, "execution")
         out.print(f"  {count} named here but not here ('cmf pull --promised' brings them)")
