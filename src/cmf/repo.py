@@ -30,7 +30,6 @@ from cmf import (
     series,
     sync,
     tables,
-    transfer,
     whereabouts,
     withdrawing,
     witness,
@@ -650,10 +649,10 @@ class Repo:
         self.collect()
         return checking.verify(self.store, self.objects, self.references(), progress)
 
-    def verify_log(self, remote: str = "") -> list[transfer.Problem]:
-        """Have a hub show that its log is as it was, and holds what it sent or acknowledged; return what is wrong."""
+    def verify_log(self, remote: str = "") -> witness.Shown:
+        """Have a hub show that its log is as it was, and holds what it sent or acknowledged; say what is wrong."""
         there = self.remote(remote)
-        return [] if isinstance(there, DataRemote) else witness.ask(self.store, there)
+        return witness.Shown() if isinstance(there, DataRemote) else witness.ask(self.store, there)
 
 
 def init(path: str | os.PathLike[str] | None = None, *, site: str = "") -> Repo:

@@ -122,17 +122,17 @@ def _prove(store: SqlStore, hub: HubClient, asked: Sequence[bytes], warnings: li
 
 
 class Shown(msgspec.Struct, kw_only=True):
-    """What shows that hubs logged the segments held: how many are shown, how many not yet, and what is wrong."""
+    """What shows that hubs logged the segments held: how many are ``shown``, how many still ``open``, what is wrong."""
 
     shown: int = 0
     open: int = 0
     problems: list[Problem] = []
 
 
-def ask(store: SqlStore, hub: HubClient) -> list[Problem]:
+def ask(store: SqlStore, hub: HubClient) -> Shown:
     """Have the hub show that its log is as it was, and holds all segments that it has of those here.
 
-    What it shows is kept. Returns what is wrong; `UnreachableError` if it does not answer.
+    What it shows is kept. `UnreachableError` if it does not answer.
     """
     warnings: list[str] = []
     problems: list[Problem] = []
@@ -151,7 +151,8 @@ def ask(store: SqlStore, hub: HubClient) -> list[Problem]:
             for hash_ in asked
             if hash_ in noted and hash_ not in found
         ]
-    return [*problems, *(Problem(f"log of {hub.url}", warning) for warning in warnings)]
+    problems += [Problem(f"log of {hub.url}", warning) for warning in warnings]
+    return Shown(shown=len(store.proofs.entries(hub.url)), open=len(store.proofs.open(hub.url)), problems=problems)
 
 
 def check(store: SqlStore) -> Shown:

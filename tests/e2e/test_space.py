@@ -129,7 +129,10 @@ def test_what_is_damaged_here_or_there_is_named_and_made_whole(tmp_path: Path, m
         said = cmf(lab, "verify", "--repair").out
         assert f"mended  object {digest}" in said, said
         assert "all good" in cmf(lab, "verify").out
-        assert "all good" in cmf(lab, "verify", "--remote", "origin").out
+        said = cmf(lab, "verify", "--remote", "origin").out
+        assert "all good" in said
+        assert "  its log only grew, and holds 2 segments of those here" in said
+        assert "log" not in cmf(lab, "verify", "--remote", "disk").out
         flip(tmp_path / "hub" / "objects", digest)
         (there,) = (path for path in (tmp_path / "disk" / "files").rglob("*") if path.is_file())
         there.chmod(0o644)

@@ -41,16 +41,20 @@ def verify(*, repair: bool, remote: str, as_json: bool) -> None:
       cmf verify --repair
       cmf verify --remote disk --repair
     """
+    from cmf.cli import render
+
     with _here() as here, counting("Verifying") as progress:
         if remote:
             logged = here.verify_log(remote)
             checked = here.space.check_remote(remote, repair=repair, progress=progress)
-            left = [(problem.where, problem.what) for problem in logged]
+            left = [(problem.where, problem.what) for problem in logged.problems]
             left += [
                 (f"object {digest}", why) for digest, why in checked.damaged.items() if digest not in checked.mended
             ]
             counted = f"{_objects(checked.objects, checked.object_bytes)} read"
             _say({"checked": checked, "log": logged}, left, checked.mended, counted, as_json)
+            if not as_json and not logged.problems and logged.shown:
+                click.echo(f"  its log only grew, and holds {render.count(logged.shown, 'segment')} of those here")
             _end(left, f"Send them again from a site that has them: cmf verify --remote {remote} --repair")
             return
         _verify_here(here, repair, as_json, progress)

@@ -65,7 +65,7 @@ def test_what_was_sent_and_taken_in_is_shown_however_the_log_grows(process: HubP
     assert whole.pull() == part.pull(View(where="params.number > 2")) == []
     assert all(site.all_shown() for site in (one, other, whole, part))
     assert part.store.counts()["segment"] < whole.store.counts()["segment"] == 14
-    assert [witness.ask(site.store, client) for site in (one, whole, part)] == [[], [], []]
+    assert [witness.ask(site.store, client).problems for site in (one, whole, part)] == [[], [], []]
 
 
 def test_a_segment_that_was_shown_and_is_not_here_any_more_is_named(process: HubProcess, tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_what_was_acknowledged_and_is_not_in_the_log_is_found_when_asked(process
     one = Site(tmp_path, liar, "one")
     liar.lie = "nothing of it"
     assert one.push() == []
-    problems = witness.ask(one.store, liar)
+    problems = witness.ask(one.store, liar).problems
     assert [problem.what.split(",")[0] for problem in problems] == [f"the hub at {process.url} acknowledged it"] * 2
     liar.lie = ""
-    assert witness.ask(one.store, liar) == []
+    assert witness.ask(one.store, liar) == witness.Shown(shown=2)
     assert one.all_shown()
 
 
@@ -184,7 +184,7 @@ def test_kept_parts_that_were_changed_are_found(process: HubProcess, tmp_path: P
     ((where, _),) = one.shown()[2]
     assert where == f"log of {process.url}"
     witness.trust(one.store, client)
-    assert witness.ask(one.store, client) == []
+    assert witness.ask(one.store, client).problems == []
     assert one.all_shown()
 
 
