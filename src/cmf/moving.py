@@ -71,7 +71,8 @@ def push_data(
     own = sorted({*scopes_of(store, View(own=True)), *store.pending_scopes()})
     asked = list(dict.fromkeys(d for found in store.index.artifacts_by_scope(own).values() for d in found))
     if dry:
-        lacking = remote.absent(digests.object_of(digest) for digest in asked)
+        files = [name for digest in asked for name in (digests.object_of(digest), *members(objects, digest))]
+        lacking = remote.absent(dict.fromkeys(files))
         there = [digest for digest in lacking if not objects.absent([digest])]
         moved.objects, moved.object_bytes = len(there), sum(objects.size(digest) for digest in there)
         return moved
@@ -123,7 +124,7 @@ def send(
     """
     files: dict[str, None] = {}
     folders: dict[str, None] = {}
-    members: dict[str, None] = {}
+    inside: dict[str, None] = {}
     for digest in asked:
         (folders if digest.startswith(digests.TREE) else files)[digests.object_of(digest)] = None
     for folder in folders:
@@ -131,10 +132,10 @@ def send(
             entries = manifest.decode(read(objects, folder))
         except NotFoundError:
             continue
-        members.update((entry.digest, None) for entry in entries if entry.digest not in files)
+        inside.update((entry.digest, None) for entry in entries if entry.digest not in files)
     sure = {*files, *folders} if lacking else set()
-    absent = sure.union(remote.absent([digest for digest in {**files, **members, **folders} if digest not in sure]))
-    for group in ({**files, **members}, folders):
+    absent = sure.union(remote.absent([digest for digest in {**files, **inside, **folders} if digest not in sure]))
+    for group in ({**files, **inside}, folders):
         wanted = [digest for digest in group if digest in absent]
         small = _small(remote, objects, wanted, moved, progress, folder=group is folders)
         for sent, refused in remote.put_all(small):
@@ -188,11 +189,15 @@ def fetch(remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], move
     What the remote does not hold, or lets nobody read, is counted as ``stayed``.
     """
     _fetch_files(remote, objects, [digests.object_of(digest) for digest in asked], moved, progress)
-    members: list[str] = []
-    for digest in dict.fromkeys(asked):
-        if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
-            members += [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
-    _fetch_files(remote, objects, members, moved, progress)
+    files = [name for digest in dict.fromkeys(asked) for name in members(objects, digest)]
+    _fetch_files(remote, objects, files, moved, progress)
+
+
+def members(objects: LocalObjects, digest: str) -> list[str]:
+    """Return the files of a folder whose manifest is here; of all else none."""
+    if not digest.startswith(digests.TREE) or objects.absent([digests.object_of(digest)]):
+        return []
+    return [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
 
 
 def _fetch_files(

@@ -22,7 +22,6 @@ from cmf.model import digest as digests
 from cmf.model import wire
 from cmf.model.exchange import EVERYTHING, Admission, Sample, View
 from cmf.moving import Moved, Progress, nothing
-from cmf.objects import manifest, read
 from cmf.objects.local import LocalObjects
 from cmf.signing import Key
 from cmf.store.sql import SqlStore
@@ -285,7 +284,7 @@ def _base(store: SqlStore, since: Sequence[Sample]) -> dict[bytes, Stream]:
 
 
 def _pack_object(objects: LocalObjects, made: Bundle, digest: str, moved: Moved, progress: Progress) -> None:
-    for name in (digests.object_of(digest), *_members(objects, digest)):
+    for name in (digests.object_of(digest), *moving.members(objects, digest)):
         if name in made.objects:
             continue
         try:
@@ -296,13 +295,6 @@ def _pack_object(objects: LocalObjects, made: Bundle, digest: str, moved: Moved,
             continue
         moved.objects += 1
         progress("objects", 1)
-
-
-def _members(objects: LocalObjects, digest: str) -> list[str]:
-    """Return the files of a folder whose manifest is here."""
-    if not digest.startswith(digests.TREE) or objects.absent([digests.object_of(digest)]):
-        return []
-    return [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
 
 
 def unpack(store: SqlStore, objects: LocalObjects, path: Path, *, progress: Progress = nothing) -> Moved:

@@ -57,7 +57,7 @@ def test_data_goes_to_a_place_and_comes_back_at_another_site(
         lab, edge = site(tmp_path / "lab", place, hub.url), site(tmp_path / "edge", place, hub.url)
         script(lab, RECORD)
         cmf(lab, "push", "origin")
-        assert "Would push 2 objects" in (said := cmf(lab, "push", "disk", "--dry-run").out), said
+        assert "Would push 32 objects" in (said := cmf(lab, "push", "disk", "--dry-run").out), said
         assert "32 objects" in cmf(lab, "push", "disk").out
         assert cmf(lab, "push", "disk").out == "Nothing new.\n"
         cmf(edge, "pull", "origin")
