@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import cmf, script
+from tests.hubs import running
 from tests.objects import flip
 
 TRAIN = """
@@ -230,7 +231,10 @@ def test_a_hub_that_is_down_is_said_to_be_and_nothing_is_lost(project: Path) -> 
     cmf(project, "remote", "add", "origin", "http://127.0.0.1:9")
     for command in ("push", "pull"):
         done = cmf(project, command, code=7)
-        assert "127.0.0.1:9" in done.err
+        assert "The hub http://127.0.0.1:9 cannot be reached: nothing answers there." in done.err
+    with running(project / "hub", project / "state") as hub:
+        cmf(project, "remote", "add", "origin", hub.url.replace("http:", "https:"))
+        assert "cannot be reached: TLS failed (" in cmf(project, "push", code=7).err
     assert len(cmf(project, "log", "--json").json["executions"]) == 2
 
 

@@ -325,14 +325,24 @@ class HubClient:
     def _unreachable(self, error: Exception) -> UnreachableError:
         while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
             error = error.reason
-        why = "it did not answer in time" if isinstance(error, urllib3.exceptions.TimeoutError) else "no connection"
-        if isinstance(error, urllib3.exceptions.ProtocolError):
-            why = "the connection was cut"
         return UnreachableError(
-            f"The hub {self.url} cannot be reached: {why}.",
+            f"The hub {self.url} cannot be reached: {_why(error)}.",
             hint="Nothing is lost: run the command again when it can be.",
             kind="hub",
         )
+
+
+def _why(error: Exception) -> str:
+    found = urllib3.exceptions
+    if isinstance(error, found.NameResolutionError):
+        return "nobody knows this name"
+    if isinstance(error, found.NewConnectionError):  # a time-out too, says its class
+        return "nothing answers there"
+    if isinstance(error, found.TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, found.SSLError):
+        return f"TLS failed ({str(error)[:200]})"
+    return "the connection was cut" if isinstance(error, found.ProtocolError) else "no connection"
 
 
 def bounded(response: urllib3.BaseHTTPResponse, bytes_max: int) -> bytes:
