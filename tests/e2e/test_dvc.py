@@ -123,6 +123,7 @@ def test_without_bytes_a_file_is_known_by_dvcs_hash_and_gets_its_own_when_they_c
         (model,) = train.outputs
         md5 = hashlib.md5((repository / "model.bin").read_bytes(), usedforsecurity=False).hexdigest()
         assert json.loads(repo.read(model.artifact)) == {"cmf": "alias", "of": f"md5:{md5}", "v": 1}
+        assert f"not known here: an alias of md5:{md5}\n" in cmf(repository, "show", model.artifact).out
         evaluate = next(view for view in repo.executions() if view.name == "evaluate")
         assert "train" in {view.name for view in repo.lineage(evaluate.node).ancestors()}
         away.rename(cache)

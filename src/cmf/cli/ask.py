@@ -10,6 +10,7 @@ from cmf.cli import completion
 from cmf.errors import CmfError, NotFoundError, UsageError
 from cmf.graph import views
 from cmf.graph.index import Direction
+from cmf.model import alias
 
 if TYPE_CHECKING:
     from cmf.repo import Repo
@@ -139,7 +140,7 @@ def show(
                 execution = brief(maker) if maker else None
                 render.to_json({"artifact": artifact, "execution": execution, "whereabouts": places})
             else:
-                showing.artifact(artifact, maker, space.places(places))
+                showing.artifact(artifact, maker, _alias(here, artifact) or space.places(places))
         else:
             view = here.execution(name)
             names = here.series_names(view)
@@ -151,6 +152,16 @@ def show(
                 showing.execution(view, names, _machine(here, view), _parent(here, view))
                 showing.ranks(ranks)
                 showing.children(children)
+
+
+def _alias(here: Repo, found: views.Artifact) -> str:
+    """Return what an alias says of bytes that are not known here; "" for every other artifact."""
+    if not any(use.attributes.get(alias.ATTRIBUTE) for use in found.uses):
+        return ""
+    try:
+        return f"not known here: an alias of {alias.decode(here.read(found.digest))}"
+    except NotFoundError:
+        return "not known here: an alias"
 
 
 @click.command()

@@ -49,7 +49,9 @@ def import_dvc(path: Path, *, revisions: tuple[str, ...], pipeline: str, data: b
         return
     what = f"{render.count(done.executions, 'execution')} of {render.count(done.commits, 'commit')}"
     click.echo(f"Imported {what} into {done.pipeline}: {render.count(done.records, 'new record')}.")
-    click.echo(f"  {done.found} uses of files whose bytes are here, {done.aliased} known by DVC's hash alone")
+    click.echo(
+        f"  {render.count(done.found, 'file')} used whose bytes are here, {done.aliased} known by DVC's hash alone"
+    )
     if done.unnamed:
         click.echo(f"  {done.unnamed} uses of files that DVC gives no hash are left out")
     for problem in done.problems:
