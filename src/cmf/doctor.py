@@ -184,7 +184,8 @@ def _disk(place: Place) -> Iterator[Finding]:
 def _settings(place: Place) -> Iterator[Finding]:
     assert place.folder is not None
     found = config.read(place.folder)
-    yield _well("settings", f"{len(found.remotes)} remotes" if found.remotes else "defaults")
+    remotes = len(found.remotes)
+    yield _well("settings", f"{remotes} remote{'' if remotes == 1 else 's'}" if remotes else "defaults")
     ignore = place.folder / ".gitignore"
     if not ignore.is_file():
         if place.mend:

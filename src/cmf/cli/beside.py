@@ -86,9 +86,10 @@ def checkout(paths: tuple[Path, ...], *, force: bool, quiet: bool, install_hook:
     if len(done.unsaved) > NAMED_MAX:
         click.echo(f"and {len(done.unsaved) - NAMED_MAX} more", err=True)
     if done.unsaved:
+        left = render.count(len(done.unsaved), "path")
         raise ConflictError(
-            f"{render.count(len(done.unsaved), 'path')} stayed as they are: their changes would be lost.",
-            hint="Keep them with 'cmf add', or give them up with 'cmf checkout --force PATH'.",
+            f"{left} not restored: what was changed there would be lost.",
+            hint="Keep it with 'cmf add', or give it up with 'cmf checkout --force PATH'.",
         )
     for first in done.failed.values():
         message = f"{render.count(len(done.failed), 'path')} could not be restored; see above."
