@@ -16,7 +16,10 @@ from cmf.remote import HubClient, LocalHub
 
 
 class HubProcess:
-    """`cmf hub serve` in a process of its own. ``url`` is set once it listens."""
+    """`cmf hub serve` in a process of its own. ``url`` is set once it listens, ``said`` once it has ended."""
+
+    said: str
+    """What it wrote to standard error."""
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class HubProcess:
         self.folder = folder
         self.database = database
         self.state = state
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # a pipe that nobody reads fills up
+        self._err = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # a pipe that nobody reads fills up
         self.process = subprocess.Popen(
             [
                 *within,
@@ -49,7 +52,7 @@ class HubProcess:
                 *options,
             ],
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._err,
             text=True,
             env={**os.environ, "XDG_STATE_HOME": str(state)},
         )
@@ -87,9 +90,10 @@ class HubProcess:
 
     def _reap(self) -> int:
         self.process.communicate(timeout=30)
-        with self._said as said:
-            said.seek(0)
-            sys.stderr.write(said.read())  # shown with a test that fails
+        with self._err as err:
+            err.seek(0)
+            self.said = err.read()
+        sys.stderr.write(self.said)  # shown with a test that fails
         return self.process.returncode
 
 
