@@ -90,10 +90,10 @@ class TestPostgres(DialectSuite):
         assert store.journals() == {}
         store.close()
 
-    def test_tables_are_counted_when_they_have_grown_and_when_they_came_uncounted(
+    def test_tables_are_counted_when_they_have_grown_and_when_they_are_made_anew(
         self, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("cmf.store.postgres.COUNTED_ROWS", 100)
+        monkeypatch.setattr("cmf.store.postgres.ANALYZED_ROWS", 100)
         name = databases.fresh()
         dialect = Postgres(database, within=name)
         counted = f"SELECT reltuples FROM pg_class WHERE oid = '{name}.node'::regclass"
@@ -114,6 +114,20 @@ class TestPostgres(DialectSuite):
         SqlStore(dialect).rebuild()
         assert dialect.fetch(counted) == [(0.0,)]
         dialect.close()
+
+    def test_tables_that_were_never_counted_are_when_they_are_opened(self, database: str) -> None:
+        name = databases.fresh()
+        first = Postgres(database, within=name)
+        with first.write() as connection:
+            connection.execute(
+                "INSERT INTO execution (e, s, id, short, started, name, author, status, site, record, conflict, "
+                "parent, hidden) VALUES (1, 2, 'i', 's', 3, '', '', '', '', ?, 0, '', 0)",
+                (b"r",),
+            )
+        first.close()
+        second = Postgres(database, within=name)
+        assert second.fetch(f"SELECT reltuples FROM pg_class WHERE oid = '{name}.execution'::regclass") == [(1.0,)]
+        second.close()
 
     def test_a_database_that_is_not_there_is_unreachable_and_its_password_is_not_shown(self) -> None:
         with pytest.raises(UnreachableError) as caught:

@@ -36,7 +36,7 @@ _SPELLED = (
     ("?", "%s"),
 )
 
-COUNTED_ROWS = 5_000
+ANALYZED_ROWS = 5_000
 """How many rows a process inserts before it has the database count its tables for the first time."""
 
 _TYPES = (("INTEGER", "BIGINT"), ("TEXT", 'TEXT COLLATE "C"'))
@@ -56,7 +56,7 @@ class Postgres:
         self._within = within
         self._columns: _Types = {}
         self._local = threading.local()
-        self._inserted, self._counted_at = 0, COUNTED_ROWS
+        self._inserted, self._analyzed_at = 0, ANALYZED_ROWS
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             url,
             min_size=1,
@@ -71,7 +71,7 @@ class Postgres:
                 self._make_schema(url)
                 self._pool.open(wait=True, timeout=WAIT_SECONDS)
                 self._create()
-                self._count_uncounted()
+                self._analyze_new()
         except BaseException:  # ctrl-C too: nobody else would close it
             self._pool.close()
             raise
@@ -146,7 +146,7 @@ class Postgres:
             try:
                 yield lent_out
                 connection.commit()
-                self._count(connection, lent_out.inserted)
+                self._analyze(connection, lent_out.inserted)
             except BaseException:  # ctrl-C too: nothing is written by half
                 if not connection.closed:
                     connection.rollback()
@@ -154,25 +154,25 @@ class Postgres:
             finally:
                 self._local.connection = None
 
-    def _count(self, connection: psycopg.Connection[Any], inserted: int) -> None:
+    def _analyze(self, connection: psycopg.Connection[Any], inserted: int) -> None:
         """Have the database count its tables each time that twice as many rows were inserted.
 
         By that it chooses its ways. It counts by itself too, once a minute at most, and until then it takes tables that
         hold a million rows for small ones, and reads them whole for each page of a list.
         """
         self._inserted += inserted
-        if self._inserted >= self._counted_at:
-            self._counted_at = 2 * self._inserted
+        if self._inserted >= self._analyzed_at:
+            self._analyzed_at = 2 * self._inserted
             with contextlib.suppress(psycopg.Error):  # what was committed stays so; it counts by itself, later
-                connection.execute(_COUNT)
+                connection.execute(_ANALYZE)
 
-    def _count_uncounted(self) -> None:
+    def _analyze_new(self) -> None:
         """Have tables counted that never were, such as those that came back from a backup."""
         older = psycopg.errors.UndefinedTable  # what an older version lacks is made anew, and counted then
         with self._pool.connection() as connection, contextlib.suppress(older):
-            uncounted = "SELECT 1 FROM pg_class WHERE oid = 'execution'::regclass AND reltuples < 0"
-            if connection.execute(f"{uncounted} AND EXISTS (SELECT 1 FROM execution)").fetchone():
-                connection.execute(_COUNT)
+            unknown = "SELECT 1 FROM pg_class WHERE oid = 'execution'::regclass AND reltuples < 0"
+            if connection.execute(f"{unknown} AND EXISTS (SELECT 1 FROM execution)").fetchone():
+                connection.execute(_ANALYZE)
 
     def checkpoint(self) -> None:
         """Make everything committed survive power loss: a durable commit flushes the log up to itself."""
@@ -212,7 +212,7 @@ class Postgres:
             connection.execute(f"ALTER TABLE {aside}.{table} SET SCHEMA {within}")
         connection.execute(f"SET LOCAL search_path TO {within}")
         connection.execute(f"DROP SCHEMA {aside}")
-        connection.execute(_COUNT)
+        connection.execute(_ANALYZE)
 
     def count_on(self, connection: Connection, table: str, key: str) -> None:
         """Set the sequence of an identity column behind the greatest value."""
@@ -242,7 +242,7 @@ class Postgres:
                 )
 
 
-_COUNT = f"ANALYZE {', '.join(('stream', 'segment', 'head', *schema.DERIVED_TABLES))}"
+_ANALYZE = f"ANALYZE {', '.join(('stream', 'segment', 'head', *schema.DERIVED_TABLES))}"
 
 _INDEXES = {
     # A B-tree's entry has at most 2,704 bytes, and paths and values may be longer.
