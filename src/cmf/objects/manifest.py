@@ -133,21 +133,12 @@ def decode(data: bytes) -> list[Entry]:
     return entries
 
 
-def read(objects: ObjectStore, digest: str) -> Iterator[Entry]:
-    """Yield the files that the manifest in an object names, in its order; in memory is never more than a part of it.
-
-    Errors as of `decode` and `ObjectStore.open`; that its bytes are not its own shows at the end: a `CorruptError`.
-    """
-    order = _Order()
-    for line in _lines(objects, digest):
-        yield _parsed(line, order)[1]
-
-
 class Differences:
     """Which files differ between two manifests, sorted by path: pairs (in the first, in the second).
 
     Each is named by its object, or given as bytes. None stands for a file that one of them has not. ``same`` counts the
-    lines that were equal until now; those are not looked into. Memory and errors as of `read`.
+    lines that were equal until now; those are not looked into. In memory is never more than a part of either. Errors as
+    of `decode` and `ObjectStore.open`; that an object's bytes are not its own shows at the end: a `CorruptError`.
     """
 
     def __init__(self, objects: ObjectStore, first: str | bytes, second: str | bytes) -> None:

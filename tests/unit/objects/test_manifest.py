@@ -145,7 +145,7 @@ def test_anything_outside_the_format_is_refused(data: bytes, tmp_path: Path) -> 
     objects = LocalObjects(tmp_path / "objects")
     objects.put(file_digest(data), data)
     with pytest.raises(CorruptError):
-        list(manifest.read(objects, file_digest(data)))
+        list(manifest.Differences(objects, file_digest(data), manifest.encode([])))
     with pytest.raises(CorruptError) as caught:
         manifest.decode(data)
     assert caught.value.kind == "manifest"
@@ -216,7 +216,8 @@ def test_what_differs_between_two_manifests_is_what_differs_between_their_files(
         for version in (first, second)
     )
     one, other = kept(objects, list(before.values())), kept(objects, list(after.values()))
-    assert list(manifest.read(objects, one)) == manifest.decode(manifest.encode(before.values()))
+    every = manifest.Differences(objects, one, manifest.encode([]))
+    assert [entry for entry, _ in every] == manifest.decode(manifest.encode(before.values()))
     found = manifest.Differences(objects, one, other)
     expected = [
         (before.get(path), after.get(path))
