@@ -89,6 +89,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     variables: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
 
+    def cloud_options(self) -> dict[str, str]:
+        """Return the settings of a cloud's client that are not its own to find."""
+        return {"endpoint": self.endpoint} if self.endpoint else {}
+
 
 LAUNCHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),

@@ -1,4 +1,4 @@
-"""What is wrong here, and what to do about it: the installation, the machine, the store, its hubs.
+"""What is wrong here, and what to do about it: the installation, the machine, the store, its remotes.
 
 Each check looks at one thing. It changes nothing unless it is asked to mend, and then only what nobody can miss.
 """
@@ -16,11 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from cmf import collect, config, journal
+from cmf import collect, config, journal, reaching
 from cmf.errors import CmfError
 from cmf.objects.local import LocalObjects
-from cmf.remote import HubClient
-from cmf.remote.data import is_data
 from cmf.worktree import git, machine
 
 OURS = "common-metadata-framework"
@@ -344,53 +342,22 @@ def _clock(place: Place) -> Iterator[Finding]:
         yield _well("clock", time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
-# ---- hubs --------------------------------------------------------------------------------------------------------
+# ---- remotes -----------------------------------------------------------------------------------------------------
 
 
-def _folder(name: str, path: str) -> Finding:
-    """Look at a folder that is a remote: it is made with the first push, so its parent must be there."""
-    there = path if os.path.isdir(path) else os.path.dirname(path)
-    if not os.path.isdir(there):
-        return _wrong(f"remote {name}", f"There is no folder {there}.", "Mount its disk, or make it.")
-    if not os.access(there, os.W_OK):
-        return _wrong(f"remote {name}", f"{there} cannot be written.", "Change its permissions.")
-    return _well(f"remote {name}", path)
-
-
-def _hubs(place: Place) -> Iterator[Finding]:
+def _remotes(place: Place) -> Iterator[Finding]:
     assert place.folder is not None
+    environment = place.environment
+    asker = reaching.Asker(environment.state_home, place.folder / "keys", environment.cloud_options())
     remotes = config.read(place.folder).remotes
-    for name, remote in sorted(remotes.items()):
-        if is_data(remote.url):
-            yield _folder(name, remote.url) if remote.url.startswith("/") else _well(f"remote {name}", remote.url)
-            continue
-        client = HubClient(remote.url, state_home=place.environment.state_home, keys=place.folder / "keys")
-        try:
-            found = client.hub()
-        except CmfError as error:
-            yield _wrong(f"hub {name}", error.message, error.hint)
-            continue
-        away = abs(found.time_us / 1e6 - time.time())
-        if not found.principal:
-            yield _wrong(
-                f"hub {name}",
-                f"{remote.url} answers, but does not know us.",
-                f"Join with an invite: cmf remote add {name} {remote.url} --invite CODE",
-            )
-        elif away > CLOCK_SECONDS_MAX:
-            yield _wrong(
-                f"hub {name}",
-                f"The hub's clock and this one differ by {int(away)} s.",
-                "Set the one that is wrong.",
-            )
-        else:
-            yield _well(f"hub {name}", f"{remote.url} as {found.principal}")
+    for found in reaching.reach(remotes, asker):
+        yield _wrong(*found) if found.hint else _well(found.title, found.said)
     if not remotes:
-        yield _well("hub", "no remote: nothing leaves this machine")
+        yield _well("remotes", "none: nothing leaves this machine")
 
 
 CHECKS: tuple[Check, ...] = (
     *(_installation, _command, _git, _strace, _disk),
-    *(_settings, _keys, _clock, _leftovers, _lock, _journals, _database, _hubs),
+    *(_settings, _keys, _clock, _leftovers, _lock, _journals, _database, _remotes),
 )
-NEED_STORE = frozenset({_settings, _keys, _clock, _leftovers, _lock, _journals, _database, _hubs})
+NEED_STORE = frozenset({_settings, _keys, _clock, _leftovers, _lock, _journals, _database, _remotes})

@@ -405,15 +405,11 @@ class Repo:
             )
         url = remotes[name].url if name in remotes else name
         if is_data(url):
-            return DataRemote(url, self._options(), watch=self._watch)
+            return DataRemote(url, self.environment.cloud_options(), watch=self._watch)
         return HubClient(url, state_home=self.environment.state_home, keys=self.folder / "keys", watch=self._watch)
 
     def _watch(self, objects: RemoteStore, url: str, scope: str) -> RemoteStore:
         return whereabouts.Watched(objects, self.store.whereabouts, url, part=scope != "")
-
-    def _options(self) -> dict[str, str]:
-        """Return the settings of a cloud's client that are not its own to find."""
-        return {"endpoint": self.environment.endpoint} if self.environment.endpoint else {}
 
     def set_remote(self, name: str, url: str | None) -> None:
         """Add or replace a remote; None removes it."""
@@ -478,7 +474,7 @@ class Repo:
             data=data,
             secret=collect.site(self.folder).secret,
             redactor=Redactor(self.environment.secrets),
-            options=self._options(),
+            options=self.environment.cloud_options(),
             progress=progress,
         )
         self.collect()
@@ -500,7 +496,7 @@ class Repo:
         def bring(name: str) -> fetching.Brought:
             return self._bring(name, "", moving.Moved(), progress)
 
-        options = self._options()
+        options = self.environment.cloud_options()
         return exporting.to_dvc(
             self.files, bring, names, to=to, cache=cache, remote=remote, options=options, progress=progress
         )

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from cmf import reaching
+from cmf.config import Remote
+from tests import buckets
 from tests.commands import Done, cmf, git, run, script
 from tests.hubs import running
+from tests.sshd import Sshd
 
 
 @pytest.fixture
@@ -170,3 +175,52 @@ def test_a_lock_is_named_and_broken_only_when_a_person_says_so(project: Path) ->
     broken = subprocess.run(command, cwd=project, input="y\n", capture_output=True, text=True, check=False)
     assert (broken.returncode, lock.exists()) == (0, False), broken.stderr
     assert "process 4711 on node17 is broken" in broken.stdout
+
+
+def test_places_for_data_are_asked_and_each_that_does_not_answer_or_let_in_is_named(
+    project: Path, tmp_path: Path, home: Path, sshd: Sshd, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in buckets.environment(s3).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "disk").mkdir()
+    private = sshd.introduce(home)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, and not listening: who connects is refused
+        away = f"ssh://127.0.0.1:{nobody.getsockname()[1]}{tmp_path / 'disk'}"
+        remotes = {
+            "bucket": f"s3://{buckets.NAME}/doctor",
+            "machine": sshd.url(tmp_path / "disk"),
+            "folder": str(tmp_path / "disk"),
+        }
+        for name, url in remotes.items():
+            cmf(project, "remote", "add", name, url)
+        done, wrong = doctor(project, code=0)
+        assert wrong == {}
+        assert {f"remote {name}" for name in remotes} <= {found["check"] for found in json.loads(done.out)}
+
+        cmf(project, "remote", "add", "away", away)
+        cmf(project, "remote", "add", "no-bucket", "s3://nobodys/doctor")
+        (tmp_path / "gone").mkdir()
+        cmf(project, "remote", "add", "unmounted", str(tmp_path / "gone" / "disk"))
+        (tmp_path / "gone").rmdir()
+        (private / "known_hosts").write_text("")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        _, wrong = doctor(project, code=4)
+    assert set(wrong) == {f"remote {name}" for name in ("bucket", "machine", "away", "no-bucket", "unmounted")}
+    assert all(found["hint"] for found in wrong.values())
+    assert "known" in wrong["remote machine"]["said"] + wrong["remote machine"]["hint"]
+    assert "no folder" in wrong["remote unmounted"]["said"]
+    assert "wrong" not in json.dumps([wrong["remote bucket"]])
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
+def test_a_remote_that_never_answers_is_waited_for_no_longer_than_the_limit() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        asker = reaching.Asker(Path("/nowhere"), Path("/nowhere"), {})
+        (found,) = reaching.reach({"origin": Remote(url=url)}, asker, limit_s=0.2)
+    assert found.title == "hub origin"
+    assert f"{url} did not answer" in found.said
+    assert found.hint

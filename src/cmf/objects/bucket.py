@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 IN_FLIGHT = 4
 """How many requests of a transfer are on their way at once. More gain nothing on a fast line and crowd a slow one."""
 
+RETRY_SECONDS = 60.0
+"""How long a request to a cloud that fails is tried again."""
+
 WINDOW_BYTES = 8 << 20
 
 RESUMED_BYTES_MIN = 4 << 20

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError, UnsupportedError
 from cmf.model import digest as digests
 from cmf.objects import Resumed, mismatched, unnoticed
-from cmf.objects.bucket import IN_FLIGHT, checked, in_flight, length, reader
+from cmf.objects.bucket import IN_FLIGHT, RETRY_SECONDS, checked, in_flight, length, reader
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta
@@ -33,7 +33,6 @@ REQUEST_SECONDS = 30.0
 """How long one request may take with its body: at most 16 MiB."""
 
 COPY_SECONDS = 600.0
-RETRY_SECONDS = 60.0
 SENT_MAX = 3
 """A file that was cut on its way is sent this often, if its source can be read again."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cmf.errors import UsageError
 from cmf.objects import RemoteStore, Watch
-from cmf.objects.bucket import Bucket
+from cmf.objects.bucket import RETRY_SECONDS, Bucket
 from cmf.objects.folder import FolderBucket
 from cmf.objects.remote import RemoteObjects
 from cmf.worktree.uri import bare
@@ -48,8 +48,11 @@ class DataRemote:
         return self._objects
 
 
-def bucket(url: str, options: Mapping[str, str]) -> Bucket:
-    """Return the folder at a path, or the bucket at a URL, as a flat set of files."""
+def bucket(url: str, options: Mapping[str, str], *, seconds: float = RETRY_SECONDS) -> Bucket:
+    """Return the folder at a path, or the bucket at a URL, as a flat set of files.
+
+    What a cloud fails at is tried again for ``seconds``.
+    """
     if url.startswith("/"):
         return FolderBucket(url)
     if url.startswith(SSH):
@@ -58,4 +61,4 @@ def bucket(url: str, options: Mapping[str, str]) -> Bucket:
         return SshBucket(url)
     from cmf.objects.cloud import CloudBucket
 
-    return CloudBucket(url, options)
+    return CloudBucket(url, options, seconds=seconds)
