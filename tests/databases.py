@@ -53,6 +53,11 @@ class Server:
         self.url = f"postgresql://cmf@127.0.0.1:{self._port}/postgres"
         self.start()
 
+    @property
+    def pid(self) -> int:
+        """The process that all others of the server descend from."""
+        return self._server.pid
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         settings = (f"port={self._port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self._data}")

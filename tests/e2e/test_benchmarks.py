@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from benchmarks import load
 from benchmarks.goals import GOALS, UNGOALED
 from benchmarks.machine import FLOOR
 
@@ -82,9 +84,34 @@ def test_one_command_leaves_the_part_of_the_other_as_it_is(trial: Path) -> None:
     assert line.endswith("| ms | 2 | 15 (14–16) | 7.5 × |")
 
 
-def test_the_load_of_many_sites_is_acknowledged_whole() -> None:
+def test_a_load_of_many_sites_is_acknowledged_whole_and_a_missed_goal_is_an_exit_status() -> None:
     words = ("--sites", "20", "--rate", "40", "--seconds", "2", "--database", "sqlite")
     command = [sys.executable, "-m", "benchmarks.load", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
-    assert ", 0 refused" in done.stdout
-    assert int(done.stdout.split()[0]) >= 60
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert ", 0 refused, 0 lost" in done.stdout
+    (pushes,) = [line for line in done.stdout.splitlines() if " pushes, " in line]
+    assert int(pushes.split()[0]) >= 60
+    assert done.stdout.splitlines()[-1].startswith("missed: 300 segments/s")
+
+
+def test_each_goal_of_the_load_can_be_missed() -> None:
+    good = [(n / 400, 0.05) for n in range(4000)]
+    met = load.Seen(seconds=10, acknowledged=good, lag=[(1.0, 0.1)], samples=[_sample(at, 60.0) for at in range(11)])
+    assert met.missed() == []
+    grown = [_sample(at, 60.0 + at) for at in range(11)]
+    changes: dict[str, object] = {
+        "300 segments/s": {"acknowledged": good[:2900]},
+        "99 % acknowledged": {"acknowledged": [*good, *((5.0, 0.3) for _ in range(50))]},
+        "lag": {"lag": [(1.0, 0.1), (2.0, 1.1)]},
+        "memory": {"samples": grown},
+        "nothing refused": {"refused": ["no"]},
+        "all that was acknowledged": {"lost": 1},
+    }
+    for said, change in changes.items():
+        (missed,) = msgspec.structs.replace(met, **change).missed()  # type: ignore[arg-type]
+        assert missed.startswith(said)
+
+
+def _sample(at: float, mebibytes: float) -> load.Sample:
+    return load.Sample(at=at, hub_s=0, database_s=0, own_s=0, machine_s=0, hub_mib=mebibytes, database_mib=mebibytes)
