@@ -19,6 +19,7 @@ from cmf.errors import DeniedError
 from cmf.graph import registers
 from cmf.hub import cursors
 from cmf.hub.auth import Auth, Caller
+from cmf.hub.grants import Grants
 from cmf.hub.log import Log
 from cmf.hub.service import Hub
 from cmf.model import log, prefixes
@@ -139,11 +140,11 @@ def _lost_stays(key: str, writes: Any) -> Any:
 
 
 def _objects_of_others(grant: Any) -> Any:
-    def grants(self: Hub, scope: str, taken: Any) -> None:
+    def grants(self: Grants, scope: str, taken: Any) -> None:
         grant(self, scope, taken)
         with self._dialect.read() as connection:
             promised = connection.execute("SELECT digest FROM promised WHERE scope = ?", (scope,)).fetchall()
-        self.auth.grant(scope, [digest for (digest,) in promised if digest.startswith("sha256:")])
+        self._auth.grant(scope, [digest for (digest,) in promised if digest.startswith("sha256:")])
 
     return grants
 
@@ -205,7 +206,7 @@ BUGS: dict[str, Bug] = {
     "everybody reads everything": _patched(Caller, "readable", lambda _: lambda self: None),
     "hubs that sync bring each other only streams that are new": _patched(prefixes, "differing", _new_streams_only),
     "a hub asks for no objects": _patched(Hub, "wanted", lambda _: lambda self, scopes, after=None: []),
-    "an object is granted that never came": _patched(Hub, "_grant", _objects_of_others),
+    "an object is granted that never came": _patched(Grants, "_grant", _objects_of_others),
     "a rebuilt store forgets what is not sealed": _patched(sql, "all_items", _only_sealed),
 }
 

@@ -170,11 +170,11 @@ def answer(hub: Hub, caller: Caller, request: Request) -> bytes:
         case "POST", "/v1/lineage":
             return wire.encode(hub.lineage(caller, wire.decode(body, AskLineage)))
         case "POST", "/v1/objects/missing":
-            return wire.encode(hub.missing(caller, wire.decode(body, wire.Missing)))
+            return wire.encode(hub.grants.missing(caller, wire.decode(body, wire.Missing)))
         case "POST", "/v1/objects":
-            return wire.encode(hub.put_all(caller, query["scope"], body))
+            return wire.encode(hub.grants.put_all(caller, query["scope"], body))
         case "POST", "/v1/objects/get":
-            return hub.get_all(caller, wire.decode(body, wire.Digests))
+            return hub.grants.get_all(caller, wire.decode(body, wire.Digests))
     raise AssertionError(request)
 
 

@@ -205,7 +205,7 @@ def query(request: AnyRequest, data: Ask) -> Answer:
 @post("/v1/objects/missing", sync_to_thread=True, status_code=200)
 def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
     """Return which objects were not yet sent under a scope."""
-    return hub_of(request).missing(caller_of(request), data)
+    return hub_of(request).grants.missing(caller_of(request), data)
 
 
 @post("/v1/objects", status_code=200, request_max_body_size=wire.BULK_BYTES_MAX)
@@ -215,7 +215,7 @@ async def put_objects(request: AnyRequest, under: Under) -> wire.Taken:
     if not caller.may_send(under):
         raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
     body = await request.body()
-    return await asyncio.to_thread(hub.put_all, caller, under, body)
+    return await asyncio.to_thread(hub.grants.put_all, caller, under, body)
 
 
 @post("/v1/objects/get", sync_to_thread=True, status_code=200, media_type=BULK)
@@ -224,7 +224,7 @@ def get_objects(request: AnyRequest, data: wire.Digests) -> Response[bytes]:
 
     If the end frame says more, ask on behind the last object of the page.
     """
-    return Response(hub_of(request).get_all(caller_of(request), data), media_type=BULK)
+    return Response(hub_of(request).grants.get_all(caller_of(request), data), media_type=BULK)
 
 
 @put("/v1/objects/{digest:str}", status_code=200, request_max_body_size=OBJECT_BYTES_MAX)
@@ -238,32 +238,32 @@ async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folde
             await asyncio.to_thread(spool.write, chunk)
         spool.seek(0)
         source: Any = spool
-        size = await asyncio.to_thread(lambda: hub.put(caller, under, digest, source, folder=is_folder))
+        size = await asyncio.to_thread(lambda: hub.grants.put(caller, under, digest, source, folder=is_folder))
     return {"size": size}
 
 
 @post("/v1/objects/{digest:str}/upload", sync_to_thread=True, status_code=200)
 def lend_upload(request: AnyRequest, digest: str, data: wire.AskUpload) -> wire.Upload:
     """Say where to put a large object's bytes past the hub, if it can; "" if they have to pass through it."""
-    return hub_of(request).lend(caller_of(request), digest, data)
+    return hub_of(request).grants.lend(caller_of(request), digest, data)
 
 
 @post("/v1/objects/{digest:str}/uploaded", sync_to_thread=True, status_code=200)
 def settle_upload(request: AnyRequest, digest: str, data: wire.Uploaded) -> dict[str, int]:
     """Take in, under a scope, an object that was put past the hub."""
-    return {"size": hub_of(request).settle(caller_of(request), digest, data)}
+    return {"size": hub_of(request).grants.settle(caller_of(request), digest, data)}
 
 
 @get("/v1/objects", sync_to_thread=True)
 def list_objects(request: AnyRequest, under: Under, after: str = "") -> list[tuple[str, int]]:
     """Return (digest, size) of objects sent under a scope, sorted, a page at a time: those behind ``after``."""
-    return hub_of(request).sent(caller_of(request), under, after)
+    return hub_of(request).grants.sent(caller_of(request), under, after)
 
 
 @delete("/v1/objects/{digest:str}", sync_to_thread=True, status_code=200)
 def revoke_object(request: AnyRequest, digest: str, under: Under) -> dict[str, int]:
     """Take an object's grant under a scope back, which needs admin there; other scopes keep theirs."""
-    return {"removed": hub_of(request).revoke(caller_of(request), under, digest)}
+    return {"removed": hub_of(request).grants.revoke(caller_of(request), under, digest)}
 
 
 @get("/v1/objects/{digest:str}", media_type=BULK)
@@ -272,9 +272,9 @@ async def get_object(
 ) -> Stream | Response[bytes]:
     """Return an object's bytes, from the offset on that a Range header names; or where to get them, if asked."""
     hub = hub_of(request)
-    size = await asyncio.to_thread(lambda: hub.size(caller_of(request), digest, granted))
+    size = await asyncio.to_thread(lambda: hub.grants.size(caller_of(request), digest, granted))
     start = _range(request.headers.get("range", ""), size)
-    if is_direct and start < size and (url := await asyncio.to_thread(hub.address, digest, size)):
+    if is_direct and start < size and (url := await asyncio.to_thread(hub.grants.address, digest, size)):
         return Response(b"", status_code=307, headers={"location": url, "cache-control": "no-store"})
     headers = {"content-length": str(size - start), "accept-ranges": "bytes"}
     if start:

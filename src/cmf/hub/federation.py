@@ -306,14 +306,14 @@ class _Turn:
             granted = self._hub.auth.granted(scope, members)
             self._take_files(scope, [member for member in members if member not in granted])
             if self._hub.auth.granted(scope, members) >= set(members):
-                self._hub.take(self._caller, scope, [wire.Small(digest, data, folder=True)])
+                self._hub.grants.take(self._caller, scope, [wire.Small(digest, data, folder=True)])
 
     def _take_files(self, scope: str, asked: Sequence[str]) -> None:
         remote = self._client.objects(scope)
         for page in remote.get_all(dict.fromkeys(asked)) if asked else ():
             self._beat()
             small = [found for found in page if not found.large]
-            taken = self._hub.take(self._caller, scope, small)
+            taken = self._hub.grants.take(self._caller, scope, small)
             refused = {why.digest for why in taken.refused}
             kept = [found for found in small if found.digest not in refused]
             self._moved.objects += len(kept)
@@ -321,7 +321,7 @@ class _Turn:
             for digest in (found.digest for found in page if found.large):
                 try:
                     with remote.open(digest) as source:
-                        size = self._hub.put(self._caller, scope, digest, source, folder=False)
+                        size = self._hub.grants.put(self._caller, scope, digest, source, folder=False)
                 except NotFoundError:
                     continue
                 self._moved.objects += 1

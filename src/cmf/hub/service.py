@@ -6,27 +6,27 @@ Safe to call from several threads. Times come from the caller's clock in `Hub.no
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
-from cmf import errors, signing
-from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
+from cmf import signing
+from cmf.errors import CmfError, ConflictError, UnsupportedError, UsageError
 from cmf.graph import lineage
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub import cursors
 from cmf.hub.access import Access
 from cmf.hub.auth import Auth, Caller
+from cmf.hub.bodies import framed, page
 from cmf.hub.direct import Direct
+from cmf.hub.grants import Grants
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
-from cmf.hub.objects import Put, open_objects
+from cmf.hub.objects import open_objects
 from cmf.hub.peers import Peers
 from cmf.hub.readable import ReadableIndex
-from cmf.model import digest as digests
 from cmf.model import prefixes, wire
 from cmf.model import records as model
 from cmf.model import segment as segments
@@ -34,7 +34,6 @@ from cmf.model.exchange import Head, View
 from cmf.model.records import covers, is_scope
 from cmf.model.rotation import Vouch
 from cmf.model.segment import Genesis, Segment
-from cmf.objects import check_name, manifest, mismatched, read
 from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
@@ -99,7 +98,7 @@ class Hub:
         except CmfError:
             self.store.close()
             raise
-        self._direct = Direct(folder, self.objects, secret)
+        self.grants = Grants(self._dialect, self.store, self.auth, self.objects, Direct(folder, self.objects, secret))
 
     def close(self) -> None:
         """Close the database and the objects."""
@@ -239,7 +238,7 @@ class Hub:
         Each is committed before its frame is made. A body that is not segment frames is refused before anything is.
         ``wanted``: the end says which objects are lacking in the scopes of these segments.
         """
-        found = list(_framed(body, wire.SEGMENT, "push"))
+        found = list(framed(body, wire.SEGMENT, "push"))
         return self._push(caller, found, wanted=wanted)
 
     def _push(self, caller: Caller, found: list[bytes], *, wanted: bool) -> Iterator[bytes]:
@@ -264,7 +263,7 @@ class Hub:
         after = {wire.raw(stream): tuple(wire.to_heads(points)) for stream, points in asked.have.items()}
         if asked.cursor:
             return self._behind(asked.cursor, view, after)
-        return _page(self.store.segments(view, after))
+        return page(self.store.segments(view, after))
 
     def standing(self, caller: Caller, asked: wire.Since) -> wire.Standing:
         """Return where the log stands for a view, signed, with the proof that it begins as it was at a size."""
@@ -309,7 +308,7 @@ class Hub:
         """Return a page of readable segments by hash, each after its stream's genesis; the caller asks on for more."""
         if len(asked.hashes) > wire.HASHES_MAX:
             raise UsageError(f"{len(asked.hashes)} segments at once are over the limit.", kind="limit")
-        return _page(self.store.get([wire.raw(text) for text in asked.hashes], View(below=caller.readable())))
+        return page(self.store.get([wire.raw(text) for text in asked.hashes], View(below=caller.readable())))
 
     def matching(self, caller: Caller, asked: wire.AskMatching) -> wire.Matching:
         """Return a page of the hashes of the readable segments about executions that a filter finds."""
@@ -349,172 +348,3 @@ class Hub:
             hidden=index.hidden,
             segments=[hash_.hex() for hash_ in self.store.about(list(nodes.values()))],
         )
-
-    # ---- objects -------------------------------------------------------------------------------------------------
-
-    def missing(self, caller: Caller, asked: wire.Missing) -> list[str]:
-        """Return which objects were not yet sent under a scope; of a manifest that was, its members that were not."""
-        if len(asked.digests) > wire.MISSING_MAX:
-            raise UsageError(f"{len(asked.digests)} objects at once are over the limit.", kind="limit")
-        self._writes(caller, asked.scope)
-        for digest in asked.digests:
-            digests.check_digest(digest)
-        granted = self.auth.granted(asked.scope, asked.digests)
-        return [digest for digest in asked.digests if digest not in granted]
-
-    def put(self, caller: Caller, scope: str, digest: str, source: BinaryIO, *, folder: bool) -> int:
-        """Take in an object's bytes under a scope, verified; grant it there.
-
-        ``folder``: these bytes are a folder's manifest, which is granted only once every member was sent there.
-        """
-        self._writes(caller, scope)
-        size = self.objects.put(digest, source)
-        if folder:
-            self._check_members(scope, digest, read(self.objects, digest))
-        self._grant(scope, {digest: folder})
-        return size
-
-    def lend(self, caller: Caller, digest: str, asked: wire.AskUpload) -> wire.Upload:
-        """Return where a caller can put an object's bytes past this hub; no address if they must pass through it."""
-        self._writes(caller, asked.scope)
-        return self._direct.lend(caller.name, digest, asked)
-
-    def settle(self, caller: Caller, digest: str, told: wire.Uploaded) -> int:
-        """Grant an object that was put past this hub under a scope, once it is certain that it was; return its size."""
-        self._writes(caller, told.scope)
-        return self._direct.settle(
-            caller.name,
-            digest,
-            told,
-            granted=lambda: digest in self.auth.granted(told.scope, [digest]),
-            grant=lambda: self._grant(told.scope, {digest: False}),
-        )
-
-    def address(self, digest: str, size: int) -> str:
-        """Return where an object that the caller may read can be got past this hub; "" if it must pass through it."""
-        return self._direct.address(digest, size)
-
-    def put_all(self, caller: Caller, scope: str, body: bytes) -> wire.Taken:
-        """Take in the small objects of a body under a scope, in order; grant those that verify, all at once.
-
-        They are durable before any is granted. A body that is not objects' frames is refused before anything is kept.
-        """
-        self._writes(caller, scope)
-        return self.take(caller, scope, [wire.to_small(data) for data in _framed(body, wire.OBJECT, "set of objects")])
-
-    def take(self, caller: Caller, scope: str, found: Sequence[wire.Small]) -> wire.Taken:
-        """Take in small objects under a scope, as `put_all` does."""
-        self._writes(caller, scope)
-        if len(found) > wire.BULK_MAX:
-            raise UsageError(f"{len(found)} objects at once are over the limit of {wire.BULK_MAX}.", kind="limit")
-        taken: dict[str, bool] = {}
-        refused: list[wire.NotTaken] = []
-        with self.objects.together() as put:
-            for small in found:
-                try:
-                    self._put_small(scope, small, taken, put)
-                except (CorruptError, UsageError, UnsupportedError) as error:
-                    refused.append(_not_taken(small.digest, error))
-        self._grant(scope, taken)
-        return wire.Taken(count=len(found) - len(refused), refused=refused)
-
-    def _put_small(self, scope: str, small: wire.Small, taken: dict[str, bool], put: Put) -> None:
-        """Take in one of some objects; it is durable and granted only with all of them."""
-        if small.large or len(small.data) > wire.SMALL_BYTES:
-            raise UsageError(
-                f"Object {small.digest} is over the limit of {wire.SMALL_BYTES} bytes for one sent with others.",
-                hint="Send it by itself.",
-                kind="limit",
-            )
-        if small.folder:
-            actual = digests.file_digest(small.data)
-            if actual != small.digest:
-                raise mismatched(small.digest, actual)
-            self._check_members(scope, small.digest, small.data, taken)
-        put(small.digest, small.data)
-        taken[small.digest] = small.folder or taken.get(small.digest, False)
-
-    def _check_members(self, scope: str, digest: str, data: bytes, taken: Container[str] = ()) -> None:
-        """Check that every file of a folder was sent under a scope, or is among those being taken in."""
-        members = [entry.digest for entry in manifest.decode(data) if entry.digest not in taken]
-        lacking = set(members) - self.auth.granted(scope, members)
-        if lacking:
-            raise UsageError(
-                f"The folder {digest} has {len(lacking)} files that were not sent under {scope} yet.",
-                hint="Send them first.",
-                kind="members",
-            )
-
-    def _grant(self, scope: str, taken: Mapping[str, bool]) -> None:
-        """Grant objects under a scope in one transaction, and note that they came: digest -> is it a manifest."""
-        folders = [digests.TREE + digest.removeprefix(digests.FILE) for digest, folder in taken.items() if folder]
-        with self._dialect.write(durable=True):
-            self.auth.grant(scope, taken)
-            self.store.kept((digest, scope) for digest in (*taken, *folders))
-
-    def get_all(self, caller: Caller, asked: wire.Digests) -> bytes:
-        """Return a page of objects in the order asked for: those that the caller may read, large ones without bytes."""
-        if len(asked.digests) > wire.MISSING_MAX:
-            raise UsageError(f"{len(asked.digests)} objects at once are over the limit.", kind="limit")
-        for digest in asked.digests:
-            check_name(digest)
-        return _page(self._readable(caller, asked), wire.OBJECT)
-
-    def _readable(self, caller: Caller, asked: wire.Digests) -> Iterator[bytes]:
-        readable = (digest for digest in asked.digests if self.auth.may_read(caller, digest, asked.scope))
-        return map(wire.from_small, self.objects.smalls(readable, wire.SMALL_BYTES))
-
-    def sent(self, caller: Caller, scope: str, after: str) -> list[tuple[str, int]]:
-        """Return (digest, size) of the next objects sent under a readable scope."""
-        if not caller.may("read", scope):
-            raise DeniedError(f"{caller.name} may not read {scope[:200]}.", kind="scope")
-        return [(digest, self.objects.size(digest)) for digest in self.auth.grants(scope, after, wire.MISSING_MAX)]
-
-    def revoke(self, caller: Caller, scope: str, digest: str) -> int:
-        """Take a grant back; return whether there was one (0 or 1)."""
-        if not caller.may("admin", scope):
-            raise DeniedError(f"{caller.name} is not admin of {scope[:200]}.", kind="scope")
-        return self.auth.revoke(scope, digests.check_digest(digest))
-
-    def size(self, caller: Caller, digest: str, scope: str = "") -> int:
-        """Return the size of an object that the caller may read; anything else is not there.
-
-        ``scope``: only if it was sent under that.
-        """
-        digests.check_digest(digest)
-        if not self.auth.may_read(caller, digest, scope):
-            raise NotFoundError(f"Object {digest} is not here.", kind="object")
-        return self.objects.size(digest)
-
-    def _writes(self, caller: Caller, scope: str) -> None:
-        if not caller.may_send(scope):
-            raise DeniedError(f"{caller.name} may not write in {scope[:200]}.", kind="scope")
-
-
-def _not_taken(digest: str, error: CmfError) -> wire.NotTaken:
-    status = errors.http_status(error)
-    return wire.NotTaken(digest=digest, kind=error.kind, message=error.message, hint=error.hint, status=status)
-
-
-def _framed(body: bytes, wanted: int, what: str) -> Iterator[bytes]:
-    for tag, data in wire.frames(body):
-        if tag != wanted:
-            raise UsageError(f"A {what} holds a frame of kind {tag}.", kind="wire")
-        yield data
-
-
-def _page(found: Iterator[bytes], tag: int = wire.SEGMENT) -> bytes:
-    """Return frames of up to `wire.PULL_BYTES`, and an end that says whether more follow.
-
-    Two at least: a stream's start alone would be nothing that was asked for, and its asker would give up.
-    """
-    parts: list[bytes] = []
-    size = 0
-    for data in found:
-        if len(parts) > 1 and size + len(data) > wire.PULL_BYTES:
-            parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts), more=True))))
-            return b"".join(parts)
-        parts.append(wire.frame(tag, data))
-        size += len(data)
-    parts.append(wire.frame(wire.END, wire.encode(wire.End(count=len(parts)))))
-    return b"".join(parts)

@@ -263,10 +263,10 @@ def test_nothing_is_granted_before_it_is_durable_and_a_rerun_completes(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         with pytest.raises(UnreachableError):
-            hub.put_all(ADMIN, "a/b", framed(*found))
-    assert hub.missing(ADMIN, wire.Missing(scope="a/b", digests=names)) == names
-    assert hub.put_all(ADMIN, "a/b", framed(*found)) == wire.Taken(count=100)
-    assert hub.missing(ADMIN, wire.Missing(scope="a/b", digests=names)) == []
+            hub.grants.put_all(ADMIN, "a/b", framed(*found))
+    assert hub.grants.missing(ADMIN, wire.Missing(scope="a/b", digests=names)) == names
+    assert hub.grants.put_all(ADMIN, "a/b", framed(*found)) == wire.Taken(count=100)
+    assert hub.grants.missing(ADMIN, wire.Missing(scope="a/b", digests=names)) == []
     hub.close()
 
 
