@@ -83,7 +83,9 @@ def unharmed(hub: HubProcess, *, memory_max: int = MEMORY_MAX) -> Iterator[None]
     yield
     assert hub.process.poll() is None
     after = holdings(hub)
-    assert [name for name in after if after[name] != before.get(name)] == []
-    assert Raw(hub, hub.token)("POST", "/v1/log", b"{}") == log
-    assert memory(hub) - used < memory_max
+    changed = [name for name in after if after[name] != before.get(name)]
+    assert not changed, changed
+    assert Raw(hub, hub.token)("POST", "/v1/log", b"{}") == log, "the log says something else"
+    grown = memory(hub) - used
+    assert grown < memory_max, f"{grown >> 20} MiB more memory"
     until(lambda: open_files(hub) - files <= FILES_MAX)

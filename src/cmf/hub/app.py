@@ -212,8 +212,7 @@ def missing(request: AnyRequest, data: wire.Missing) -> list[str]:
 async def put_objects(request: AnyRequest, under: Under) -> wire.Taken:
     """Take in many small objects under a scope. The body is object frames: files before a manifest of theirs."""
     hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
-    if not caller.may_send(under):
-        raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
+    hub.grants.check(caller, under)
     body = await request.body()
     return await asyncio.to_thread(hub.grants.put_all, caller, under, body)
 
@@ -231,8 +230,7 @@ def get_objects(request: AnyRequest, data: wire.Digests) -> Response[bytes]:
 async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folder: IsFolder = False) -> dict[str, int]:
     """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest."""
     hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
-    if not caller.may_send(under):
-        raise DeniedError(f"{caller.name} may not write in {under[:200]}.", kind="scope")
+    hub.grants.check(caller, under, digest)
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(hub.folder)) as spool:
         async for chunk in request.stream():
             await asyncio.to_thread(spool.write, chunk)
@@ -330,7 +328,8 @@ for _route in ROUTES:  # said here: litestar's own way takes its wrapper's text 
 
 def _local_only(request: AnyRequest) -> None:
     """Refuse a request whose host or origin is not this machine: another name may have been pointed here."""
-    host = re.sub(r":\d+$", "", request.headers.get("host", ""))
+    hosts = request.headers.getall("host", [])
+    host = re.sub(r":\d+$", "", hosts[0]) if len(hosts) == 1 else ""
     origin = request.headers.get("origin", "")
     if host not in LOOPBACK:
         raise DeniedError("This hub serves its own machine only, under its loopback address.", kind="host")

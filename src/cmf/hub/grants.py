@@ -6,6 +6,7 @@ Safe to call from several threads.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
@@ -17,7 +18,8 @@ from cmf.hub.direct import Direct
 from cmf.hub.objects import HubObjects, Put
 from cmf.model import digest as digests
 from cmf.model import wire
-from cmf.objects import check_name, manifest, mismatched, read
+from cmf.model.records import is_scope
+from cmf.objects import check_name, manifest, mismatched
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
 
@@ -32,11 +34,20 @@ class Grants:
         self._objects = objects
         self._direct = direct
 
+    def check(self, caller: Caller, scope: str, digest: str = "") -> None:
+        """Check that a caller may send an object, or any, under a scope: before a byte of it is read."""
+        if not is_scope(scope):
+            raise UsageError(f"'{scope[:200]}' is not a scope.", hint="Such as 'detector/train'.")
+        if not caller.may_send(scope):
+            raise DeniedError(f"{caller.name} may not write in {scope[:200]}.", kind="scope")
+        if digest:
+            check_name(digest)
+
     def missing(self, caller: Caller, asked: wire.Missing) -> list[str]:
         """Return which objects were not yet sent under a scope; of a manifest that was, its members that were not."""
         if len(asked.digests) > wire.MISSING_MAX:
             raise UsageError(f"{len(asked.digests)} objects at once are over the limit.", kind="limit")
-        self._writes(caller, asked.scope)
+        self.check(caller, asked.scope)
         for digest in asked.digests:
             digests.check_digest(digest)
         granted = self._auth.granted(asked.scope, asked.digests)
@@ -47,21 +58,25 @@ class Grants:
 
         ``folder``: these bytes are a folder's manifest, which is granted only once every member was sent there.
         """
-        self._writes(caller, scope)
+        self.check(caller, scope, digest)
+        if folder:  # checked before it is kept: what is refused would stay, and nobody would own it
+            data = source.read(manifest.MANIFEST_BYTES_MAX + 1)
+            if (actual := digests.file_digest(data)) != digest:
+                raise mismatched(digest, actual)
+            self._check_members(scope, digest, data)
+            source = io.BytesIO(data)
         size = self._objects.put(digest, source)
-        if folder:
-            self._check_members(scope, digest, read(self._objects, digest))
         self._grant(scope, {digest: folder})
         return size
 
     def lend(self, caller: Caller, digest: str, asked: wire.AskUpload) -> wire.Upload:
         """Return where a caller can put an object's bytes past this hub; no address if they must pass through it."""
-        self._writes(caller, asked.scope)
+        self.check(caller, asked.scope)
         return self._direct.lend(caller.name, digest, asked)
 
     def settle(self, caller: Caller, digest: str, told: wire.Uploaded) -> int:
         """Grant an object that was put past this hub under a scope, once it is certain that it was; return its size."""
-        self._writes(caller, told.scope)
+        self.check(caller, told.scope)
         return self._direct.settle(
             caller.name,
             digest,
@@ -79,12 +94,12 @@ class Grants:
 
         They are durable before any is granted. A body that is not objects' frames is refused before anything is kept.
         """
-        self._writes(caller, scope)
+        self.check(caller, scope)
         return self.take(caller, scope, [wire.to_small(data) for data in framed(body, wire.OBJECT, "set of objects")])
 
     def take(self, caller: Caller, scope: str, found: Sequence[wire.Small]) -> wire.Taken:
         """Take in small objects under a scope, as `put_all` does."""
-        self._writes(caller, scope)
+        self.check(caller, scope)
         if len(found) > wire.BULK_MAX:
             raise UsageError(f"{len(found)} objects at once are over the limit of {wire.BULK_MAX}.", kind="limit")
         taken: dict[str, bool] = {}
@@ -165,10 +180,6 @@ class Grants:
         if not self._auth.may_read(caller, digest, scope):
             raise NotFoundError(f"Object {digest} is not here.", kind="object")
         return self._objects.size(digest)
-
-    def _writes(self, caller: Caller, scope: str) -> None:
-        if not caller.may_send(scope):
-            raise DeniedError(f"{caller.name} may not write in {scope[:200]}.", kind="scope")
 
 
 def _not_taken(digest: str, error: CmfError) -> wire.NotTaken:
