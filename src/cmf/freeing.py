@@ -8,6 +8,7 @@ and manifests stay. A kill at any moment leaves some of it freed, and the rest a
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -47,7 +48,8 @@ class Freed(msgspec.Struct, kw_only=True):
 
     ``unreferenced``: no record and no pointer file names it. ``elsewhere``: enough remotes hold it. ``thinned`` are
     cached forms of step metrics, ``leftovers`` files of processes that died. ``young``: too young to be looked at;
-    ``alone``: too few remotes hold it. ``silent`` are remotes that could not be asked, with why.
+    ``shared``: it has another name in the file system, so nothing would be freed; ``alone``: too few remotes hold it.
+    ``silent`` are remotes that could not be asked, with why.
     """
 
     done: bool
@@ -56,6 +58,7 @@ class Freed(msgspec.Struct, kw_only=True):
     thinned: Count
     leftovers: Count
     young: Count
+    shared: Count
     alone: Count
     silent: dict[str, str]
 
@@ -132,16 +135,13 @@ class _Freeing:
         nameless: list[Held] = []
         copied: list[Held] = []
         for found in self._objects.held():
-            if found.digest not in self._named.scopes:
-                if found.used < self._before:
-                    nameless.append(found)
-                else:
-                    self._freed.young.add(found.size)
-            elif found.digest in artifacts:
-                if found.used < self._before:
-                    copied.append(found)
-                else:
-                    self._freed.young.add(found.size)
+            is_named = found.digest in self._named.scopes
+            if is_named and found.digest not in artifacts:
+                continue
+            if found.used < self._before:
+                (copied if is_named else nameless).append(found)
+            else:
+                (self._freed.shared if math.isinf(found.used) else self._freed.young).add(found.size)
         for batch in _batches(nameless):
             self._free_nameless(batch)
         for batch in _batches(copied):
@@ -225,7 +225,7 @@ class _Freeing:
             self._objects.sweep(before=self._leftovers_before)
 
 
-_COUNTS = ("unreferenced", "elsewhere", "thinned", "leftovers", "young", "alone")
+_COUNTS = ("unreferenced", "elsewhere", "thinned", "leftovers", "young", "shared", "alone")
 
 
 def _batches(found: Sequence[Held]) -> Iterator[Sequence[Held]]:

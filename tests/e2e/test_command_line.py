@@ -201,6 +201,7 @@ MISTAKES = [
     (("push", "nowhere"), 3, "no remote 'nowhere'"),
     (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "each go with no other choice"),
     (("remote", "add", "origin", "ftp://somewhere"), 2, "no remote that cmf can use"),
+    (("remote", "add", "origin", "hub.example.org"), 2, "A hub is https://hub.example.org; a folder that the"),
     (("remote", "remove", "origin"), 3, "no remote 'origin'"),
     (("init", "--site", "not a name"), 2, "not a site's name"),
     (("init", "no/such/folder"), 3, "There is no folder"),

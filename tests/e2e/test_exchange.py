@@ -42,6 +42,21 @@ def test_clone_and_sync_bring_two_sites_to_one_story(lab: Path, tmp_path: Path) 
         assert "Traceback" not in refused.err
 
 
+def test_a_clone_that_the_hub_does_not_let_in_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        for folder in ("fresh", "used"):
+            refused = cmf(tmp_path, "clone", hub.url, folder, "--invite", "cmf_inv_wrong", code=6)
+            assert "invite" in refused.err
+        assert not (tmp_path / "fresh").exists()
+        assert [path.name for path in (tmp_path / "used").iterdir()] == ["notes.txt"]
+        cmf(tmp_path, "clone", hub.url, "fresh")
+
+
 def test_another_site_sees_what_folder_a_slice_is_part_of_and_who_made_that(lab: Path, tmp_path: Path) -> None:
     text = """
 from pathlib import Path

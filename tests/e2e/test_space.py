@@ -79,6 +79,21 @@ def test_what_a_hub_and_a_disk_hold_is_freed_here_and_comes_back(
     assert "too few remotes" in said, said
 
 
+def test_an_object_that_is_linked_to_a_file_stays_and_says_so(tmp_path: Path) -> None:
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    (lab / "model.bin").write_bytes(bytes(range(256)) * 20_000)
+    script(lab, "import cmf; cmf.run('a/b').output('model.bin', policy='link')")
+    cmf(lab, "remote", "add", "disk", str(tmp_path / "disk"))
+    cmf(lab, "push", "disk")
+    free = ("gc", "--elsewhere", "--older-than", "0", "--force")
+    said = cmf(lab, *free).out
+    assert "1 object linked to a file of yours" in said
+    assert "too young" not in said
+    (lab / "model.bin").unlink()
+    assert cmf(lab, *free, "--json").json["elsewhere"]["count"] == 1
+
+
 def test_what_was_added_without_records_and_is_not_in_git_stays(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("kept by its pointer alone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,11 @@ def _join(here: Repo, name: str, url: str, invite: str) -> None:
     from cmf.remote.data import check, is_data
 
     if "://" not in url:
+        if "/" not in url and not os.path.isdir(url):
+            raise UsageError(
+                f"'{url}' is neither a URL nor a folder that is here.",
+                hint=f"A hub is https://{url}; a folder that the first push makes is ./{url}.",
+            )
         url = os.path.abspath(os.path.expanduser(url))
         if not os.path.isdir(os.path.dirname(url)):
             raise UsageError(f"There is no folder {os.path.dirname(url)}.", hint="Make it, or mount its disk.")
@@ -333,9 +339,14 @@ def clone(url: str, folder: Path | None, *, invite: str, site: str, scopes: tupl
     where = (folder or Path.cwd()).absolute()
     if (where / ".cmf").exists():
         raise ConflictError(f"There is a store in {where} already.", hint=f"There: cmf remote add origin {url}")
+    is_new = not where.exists()
     where.mkdir(parents=True, exist_ok=True)
     with repo.init(where, site=site) as here, counting("Cloning") as progress:
-        _join(here, "origin", url, invite)
+        try:
+            _join(here, "origin", url, invite)
+        except BaseException:  # ctrl-C too: a hub that did not let us in leaves no store behind
+            shutil.rmtree(where if is_new else here.folder, ignore_errors=True)
+            raise
         moved = here.pull("origin", scopes=scopes, data=data, progress=progress)
     _report("Pulled", moved, as_json=False)
     sync.check(moved, "store here")

@@ -91,7 +91,11 @@ def _freed(found: Freed) -> None:
     )
     click.echo(f"{'Freed' if found.done else 'Would free'} {render.size(found.bytes)}.")
     _counts(rows)
-    kept = ((found.young, "object", "too young (--older-than)"), (found.alone, "object", "that too few remotes hold"))
+    kept = (
+        (found.young, "object", "too young (--older-than)"),
+        (found.shared, "object", "linked to a file of yours: removing it would free nothing"),
+        (found.alone, "object", "that too few remotes hold"),
+    )
     if any(each.count for each, _, _ in kept):
         click.echo("Kept for now:")
         _counts(kept)
