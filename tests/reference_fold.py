@@ -23,6 +23,10 @@ def node(scope: str, execution: str) -> str:
     return f"execution:{scope}:{execution}"
 
 
+def pipeline(scope: str) -> str:
+    return scope.rpartition("/")[0]
+
+
 def scope_of(execution: str) -> str:
     return execution.split(":")[1]
 
@@ -156,8 +160,10 @@ class Reference:
             return [(consumer, artifact, k["to"], "via") for k in via if k["from"] == f"record:{id_}"]
         large = [e for e in self.events.items() if {**e[1], **used}.get("size", 64) >= 64]
         made = [(s, e) for (s, _), e in large if (e["direction"], e["artifact"]) == ("output", artifact)]
-        makers = {node(s, e["execution"]) for s, e in made}
-        makers -= {consumer, *self.reproductions}
-        pipelines = {s.rpartition("/")[0] for s in (scope, *map(scope_of, makers))}
-        how = "content" if len(makers) == len(pipelines) == 1 else "possible"
-        return [(consumer, artifact, maker, how) for maker in makers] or [(consumer, artifact, None, "source")]
+        makers = {node(s, e["execution"]) for s, e in made} - {consumer, *self.reproductions}
+        heard = {maker for maker in makers if covers(scope_of(maker), scope)}
+        heard = heard or {maker for maker in makers if pipeline(scope_of(maker)) == pipeline(scope)}
+        how = "content" if len(heard) == 1 else "possible"
+        found: list[tuple[str, str, str | None, str]] = [(consumer, artifact, maker, how) for maker in heard]
+        found += [(consumer, artifact, maker, "claimed") for maker in makers - heard]
+        return found if heard else [*found, (consumer, artifact, None, "source")]

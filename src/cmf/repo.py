@@ -123,9 +123,9 @@ class Repo:
             page = self.store.index.select(query)
 
     def children(self, execution: str | views.Execution) -> Results[views.Execution]:
-        """Return the executions that were started as parts of one, such as the runs of a sweep, newest first."""
+        """Return the executions of its pipeline that were started as parts of one, such as a sweep's, newest first."""
         view = execution if isinstance(execution, views.Execution) else self.execution(execution)
-        found = self.executions(f'parent = "{view.id}"')
+        found = self.executions(f'parent = "{view.id}" and pipeline = "{view.pipeline}"')
         return tables.executions(child for child in found if child.parent == view.node)
 
     def artifacts(self, *, type: str = "", name: str = "") -> Results[views.Artifact]:

@@ -144,7 +144,8 @@ def show(
         else:
             view = here.execution(name)
             names = here.series_names(view)
-            children, ranks = here.page(f'parent = "{view.id}"', limit=showing.CHILDREN_MAX), here.ranks(view)
+            parts = f'parent = "{view.id}" and pipeline = "{view.pipeline}"'  # whoever else says so only claims it
+            children, ranks = here.page(parts, limit=showing.CHILDREN_MAX), here.ranks(view)
             if as_json:
                 nodes = [child.node for child in children.executions]
                 render.to_json({**brief(view), "series": names, "children": nodes, "ranks": ranks})
@@ -190,7 +191,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name", shell_complete=completion.names)
 @click.option("--down", is_flag=True, help="What came of it, instead of where it came from.")
-@click.option("--all-producers", is_flag=True, help="Follow merely possible producers of the same bytes too.")
+@click.option("--all-producers", is_flag=True, help="Follow possible and claimed producers of the same bytes too.")
 @click.option("--depth", type=click.IntRange(min=1), default=None, help="How many executions deep at most.")
 @REMOTE
 @JSON
@@ -198,7 +199,8 @@ def lineage(name: str, down: bool, all_producers: bool, depth: int | None, remot
     """Show where something came from: a tree of executions and the artifacts that passed between them.
 
     NAME is an execution or an artifact, as for 'cmf show'. Steps marked [same bytes] were joined by content, across
-    sites that never met; [possibly] marks bytes that several executions made: none of these is followed unless asked.
+    sites that never met. [possibly] marks bytes that several executions of the pipeline made, [claimed] those that
+    others say they made: neither is followed unless asked.
     """
     from cmf import repo
     from cmf.cli import render

@@ -206,14 +206,14 @@ def _label(name: str, path: str, of: str, type_: str = "") -> Text:
     return text
 
 
-HOW = {"content": "same bytes", "possible": "possibly", "via": "", "source": ""}
+HOW = {"content": "same bytes", "possible": "possibly", "claimed": "claimed", "via": "", "source": ""}
 
 
 def lineage(found: Lineage) -> Iterable[Tree | Text]:
-    """Return the tree of `cmf lineage`: executions, and between them the artifacts that passed."""
+    """Return the tree of `cmf lineage`: executions, between them the artifacts that passed, last what others claim."""
     up = found.direction == "up"
     passed: dict[str, dict[str, list[tuple[str, str]]]] = {}
-    for step in found.steps:
+    for step in (*found.steps, *found.claims):
         start, other = (step.consumer, step.producer) if up else (step.producer, step.consumer)
         passed.setdefault(start, {}).setdefault(step.artifact, []).append((other, step.how))
     seen: set[str] = set()
@@ -236,7 +236,7 @@ def lineage(found: Lineage) -> Iterable[Tree | Text]:
             leaf = here.add(_passed(found, at, artifact)) if is_first else here.children[-1]
             if not other:
                 continue
-            line = execution_line(found.executions[other])
+            line = execution_line(found.executions[other]) if other in found.executions else _stranger(other)
             if HOW[how]:
                 line.append(f"  [{HOW[how]}]", style="dim italic")
             if other in seen:
@@ -256,6 +256,12 @@ def lineage(found: Lineage) -> Iterable[Tree | Text]:
         yield Text(f"{found.target.node.removeprefix('artifact:')}: no execution here made it.", style="dim")
     if found.truncated:
         yield Text(f"The walk was cut: it reached its limit of {found.truncated}.", style="yellow")
+
+
+def _stranger(node: str) -> Text:
+    """Return the line of an execution of which nothing is told but that it makes a claim."""
+    scope, _, id_ = node.removeprefix("execution:").partition(":")
+    return Text(f"{scope} {short(id_)}", style="dim")
 
 
 def _passed(found: Lineage, at: str, artifact: str) -> Text:

@@ -29,8 +29,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Edge(NamedTuple):
     """One step of ancestry: ``consumer`` used ``artifact``, which ``producer`` made.
 
-    ``how`` is ``via`` (recorded), ``content`` (sole producer in the pipeline), ``possible`` (walked only if asked), or
-    ``source`` (nobody here made it; ``producer`` is then None).
+    ``how`` is ``via`` (recorded), ``content`` (the sole producer in the consumer's own scope and above it, else in its
+    pipeline), ``possible`` (one of several there), or ``source`` (nobody there made it; ``producer`` is then None).
+    ``claimed``: others say that they made it, which changes no step. It and ``possible`` are walked only if asked.
     """
 
     consumer: Node
@@ -67,7 +68,7 @@ class Index(Protocol):
         ...
 
     def edges(self, nodes: Sequence[Node], direction: Direction) -> Iterable[Edge]:
-        """Return the steps that lead up (or down) from these executions, `possible` ones included."""
+        """Return the steps that lead up (or down) from these executions, possible and claimed ones included."""
         ...
 
     def series(self, execution: str, name: str) -> Sequence[views.ChunkRef]:

@@ -1,13 +1,14 @@
 """Where something came from, and what came of it: a bounded breadth-first walk, level by level.
 
 An index answers one level at a time (`Index.edges`); this module decides what is followed. Recorded steps (``via``)
-and sole producers in the same pipeline are followed; merely possible producers are reported, and followed only if
-asked. Every node is visited once, so cycles and wide joins cost what they hold.
+and sole producers are followed. Merely possible producers are reported among the steps, and those that strangers claim
+to be apart from them: both are followed only if asked. Every node is visited once, so cycles and wide joins cost what
+they hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,11 +22,13 @@ NODES_MAX = 100_000
 class Walk(msgspec.Struct, frozen=True, kw_only=True):
     """What a walk met, in the index's own node names. ``depth`` of each execution, roots at 0, in order of visit.
 
+    ``claims`` are the edges that strangers say lead on, which were not followed.
     ``truncated`` says which limit cut the walk: "", "depth", "nodes" or "time".
     """
 
     depth: dict[Node, int]
     edges: tuple[Edge, ...]
+    claims: tuple[Edge, ...] = ()
     truncated: Literal["", "depth", "nodes", "time"] = ""
 
 
@@ -46,26 +49,34 @@ def walk(
     """
     depth: dict[Node, int] = dict.fromkeys(roots, 0)
     met: list[Edge] = []
+    claims: list[Edge] = []
+
+    def ended(truncated: Literal["", "depth", "nodes", "time"] = "") -> Walk:
+        return Walk(depth=depth, edges=tuple(met), claims=tuple(claims), truncated=truncated)
+
     level = list(depth)
     reached = 0
     while level:
         if depth_max is not None and reached >= depth_max:
-            return Walk(depth=depth, edges=tuple(met), truncated="depth")
+            return ended("depth")
         if expired is not None and expired():
-            return Walk(depth=depth, edges=tuple(met), truncated="time")
+            return ended("time")
         reached += 1
         following: list[Node] = []
         for edge in index.edges(level, direction):
-            met.append(edge)
             consumer, _, producer, how = edge
+            if how == "claimed" and not all_producers:
+                claims.append(edge)
+                continue
+            met.append(edge)
             found = producer if direction == "up" else consumer
             if found is not None and found not in depth and (how != "possible" or all_producers):
                 if len(depth) >= nodes_max:
-                    return Walk(depth=depth, edges=tuple(met), truncated="nodes")
+                    return ended("nodes")
                 depth[found] = reached
                 following.append(found)
         level = following
-    return Walk(depth=depth, edges=tuple(met))
+    return ended()
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +89,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
-    """A walk with everything it met as views, by node text. ``roots`` are executions; ``depth`` counts from them."""
+    """A walk with everything it met as views, by node text. ``roots`` are executions; ``depth`` counts from them.
+
+    An artifact is shown as the executions met tell of it. ``claims`` are steps that other pipelines say lead on, which
+    were not followed: nobody of what was met says so, and nothing else of the answer depends on them.
+    """
 
     target: Target
     direction: Direction
@@ -87,6 +102,7 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: dict[str, views.Artifact]
     steps: tuple[Step, ...]
     depth: dict[str, int]
+    claims: tuple[Step, ...] = ()
     truncated: str = ""
 
     def ancestors(self) -> list[views.Execution]:
@@ -115,30 +131,43 @@ def trace(
     walked = walk(
         index, list(nodes.values()), direction, all_producers=all_producers, depth_max=depth_max, expired=expired
     )
-    producers = [edge.producer for edge in walked.edges if edge.producer is not None]
-    executions = index.executions(list(dict.fromkeys([*walked.depth, *producers])))
-    artifacts = index.artifacts(list(dict.fromkeys(edge.artifact for edge in walked.edges)))
-    texts = {node: view.node for node, view in executions.items()}
+    ends = [end for edge in walked.edges for end in (edge.consumer, edge.producer) if end is not None]
+    executions = index.executions(list(dict.fromkeys([*walked.depth, *ends])))
+    strangers = {end for edge in walked.claims for end in (edge.consumer, edge.producer)}.difference(executions)
+    artifacts = index.artifacts(list(dict.fromkeys(edge.artifact for edge in (*walked.edges, *walked.claims))))
+    met = {view.node for view in executions.values()}
+    texts = {node: view.node for node, view in {**index.executions(list(strangers)), **executions}.items()}
+    told = [
+        views.artifact(view.digest, [use for use in view.uses if use.execution in met])
+        for node in dict.fromkeys(edge.artifact for edge in walked.edges)
+        if (view := artifacts.get(node)) is not None
+    ]
     return Lineage(
         target=target,
         direction=direction,
         roots=tuple(roots),
         executions={view.node: view for view in executions.values()},
-        artifacts={view.digest: view for view in artifacts.values()},
-        steps=tuple(
-            Step(
-                consumer=texts[edge.consumer],
-                artifact=artifacts[edge.artifact].digest,
-                producer=texts[edge.producer] if edge.producer is not None else "",
-                how=edge.how,
-            )
-            for edge in walked.edges
-            if edge.consumer in texts
-            and edge.artifact in artifacts
-            and (edge.producer is None or edge.producer in texts)
-        ),
+        artifacts={view.digest: view for view in told},
+        steps=_steps(walked.edges, texts, artifacts),
         depth={texts[node]: depth for node, depth in walked.depth.items() if node in texts},
+        claims=_steps(walked.claims, texts, artifacts),
         truncated=walked.truncated,
+    )
+
+
+def _steps(
+    edges: Sequence[Edge], texts: Mapping[Node, str], artifacts: Mapping[Node, views.Artifact]
+) -> tuple[Step, ...]:
+    """Return edges between views; those that lead to what the index gives no view of are left out."""
+    return tuple(
+        Step(
+            consumer=texts[edge.consumer],
+            artifact=artifacts[edge.artifact].digest,
+            producer=texts[edge.producer] if edge.producer is not None else "",
+            how=edge.how,
+        )
+        for edge in edges
+        if edge.consumer in texts and edge.artifact in artifacts and (edge.producer is None or edge.producer in texts)
     )
 
 

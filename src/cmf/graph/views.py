@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -95,6 +96,17 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return every name that some event gives it, newest first."""
         newest = sorted(self.uses, key=lambda use: (use.t, use.event), reverse=True)
         return tuple(dict.fromkeys(use.name for use in newest if use.name))
+
+
+def artifact(digest: str, uses: Sequence[Use]) -> Artifact:
+    """Return an artifact as some events tell of it, newest first: the newest that says something is believed."""
+    return Artifact(
+        digest=digest,
+        name=next((use.name for use in uses if use.name), ""),
+        type=next((use.type for use in uses if use.type), ""),
+        size=next((use.size for use in uses if use.size is not None), None),
+        uses=tuple(uses),
+    )
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -56,32 +56,25 @@ class ReadableIndex:
         found = self._index.artifacts(nodes)
         if self._below is None:
             return found
-        seen = {}
-        for node, artifact in found.items():
-            uses = tuple(use for use in artifact.uses if self._view.covers(use.scope))
-            if uses:
-                seen[node] = views.Artifact(
-                    digest=artifact.digest,
-                    name=next((use.name for use in uses if use.name), ""),
-                    type=next((use.type for use in uses if use.type), ""),
-                    size=next((use.size for use in uses if use.size is not None), None),
-                    uses=uses,
-                )
-        return seen
+        seen = {
+            node: views.artifact(artifact.digest, [use for use in artifact.uses if self._view.covers(use.scope)])
+            for node, artifact in found.items()
+        }
+        return {node: artifact for node, artifact in seen.items() if artifact.uses}
 
     def select(self, query: Query) -> views.Page:
         """Return executions in readable scopes."""
         return self._index.select(msgspec.structs.replace(query, below=self._below))
 
     def edges(self, nodes: Sequence[Node], direction: Direction) -> list[Edge]:
-        """Return the steps between readable executions."""
+        """Return the steps between readable executions; what unreadable ones claim is not even counted."""
         found = self._index.edges(nodes, direction)
         if self._below is None:
             return found
         ends = {edge.consumer for edge in found} | {edge.producer for edge in found if edge.producer is not None}
         seen = {node for node, text in self._index.texts(list(ends)).items() if self._may_see(text)}
         kept = [e for e in found if e.consumer in seen and (e.producer is None or e.producer in seen)]
-        self.hidden += len(found) - len(kept)
+        self.hidden += sum(edge.how != "claimed" for edge in found) - sum(edge.how != "claimed" for edge in kept)
         return kept
 
     def series(self, execution: str, name: str) -> Sequence[views.ChunkRef]:

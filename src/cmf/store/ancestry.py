@@ -1,7 +1,9 @@
 """Steps of ancestry in the derived tables: what an execution's inputs came from, and what used its outputs.
 
-Recorded steps (``via``) come first; where an input has none, its producers are found by content. A link counts only for
-events of its scope and below it, so that nobody draws a line through a scope that they cannot write.
+Recorded steps (``via``) come first; where an input has none, its producers are found by content: first in the scope
+itself and above it, then in the other stages of its pipeline. What is said elsewhere is a claim beside the step, and
+never changes it. A link counts only for events of its scope and below it. So nobody draws a line through a scope that
+they cannot write, and nobody blurs one.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ def origin(connection: Connection, scope: str, event_id: bytes) -> str:
     """Return the node of the execution that made an input event's bytes, as far as this store knows, or "".
 
     The newest other execution whose output event is not later than the input, the same path preferred; for artifacts
-    under 64 bytes only with the same path in the same pipeline; never a reproduction.
+    under 64 bytes only with the same path in the same pipeline; never a reproduction. The pipeline's own are preferred
+    to others, and of those only pipelines in which this store records itself are believed: what is found is recorded
+    for good, in the name of who asks.
     """
     keys = known(connection, [names := nodes.record_key(event_id), place := b"s" + scope.encode()])
     if len(keys) < 2:
@@ -97,18 +101,33 @@ def origin(connection: Connection, scope: str, event_id: bytes) -> str:
         return ""
     e, a, path, t, size = row
     speaks = _Scopes(connection).speaks
+    pipeline = scope.rpartition("/")[0]
+    elsewhere = ""
     for producer, made_by, made_path, made_s, made_scope, made_size in connection.execute(
         "SELECT o.e, x.key, o.path, o.s, w.key, o.size FROM event o JOIN node x ON x.i = o.e JOIN node w ON w.i = o.s "
         "JOIN node r ON r.i = o.v WHERE o.a = ? AND o.direction = 1 AND o.hidden = 0 AND o.e <> ? AND o.t <= ? "
         "ORDER BY o.path = ? DESC, o.t DESC, r.key DESC",
         (a, e, t, path),
     ):
-        same = made_path == path and pipeline_of(made_scope) == scope.rpartition("/")[0]
-        if (same or not _small(size, made_size)) and not _reproductions(connection, [(producer, made_s)], speaks):
+        ours = pipeline_of(made_scope) == pipeline or model.covers(made_scope[1:].decode(), scope)
+        tiny = _small(size, made_size) and not (made_path == path and ours)
+        if tiny or (elsewhere and not ours) or _reproductions(connection, [(producer, made_s)], speaks):
+            continue
+        if ours:
             return nodes.node_text(made_by)
-        if made_path != path and _small(size, None):
-            break  # those with the same path came first
-    return ""
+        if _records_in(connection, pipeline_of(made_scope)):
+            elsewhere = nodes.node_text(made_by)
+    return elsewhere
+
+
+def _records_in(connection: Connection, pipeline: str) -> bool:
+    """Tell whether this store has recorded something itself in a pipeline."""
+    stages = connection.execute(
+        "SELECT scope FROM stream WHERE own = 1 AND scope > ? AND scope < ? UNION "
+        "SELECT scope FROM pending WHERE scope > ? AND scope < ?",
+        (pipeline + "/", pipeline + "0") * 2,  # '0' comes next after '/'
+    )
+    return any(scope.rpartition("/")[0] == pipeline for (scope,) in stages.fetchall())
 
 
 def _small(used: int | None, made: int | None) -> bool:
@@ -118,21 +137,23 @@ def _small(used: int | None, made: int | None) -> bool:
 
 
 def _by_content(connection: Connection, inputs: Sequence[Input]) -> Iterator[Edge]:
-    """Yield the steps that content alone tells: to a sole producer in the same pipeline, else to possible ones."""
+    """Yield the steps that content alone tells, and beside each what other pipelines claim to have made."""
     producers = _producers(connection, {artifact for _, artifact, _, _ in inputs}) if inputs else {}
-    pipelines = _Scopes(connection)
+    scopes = _Scopes(connection)
     for consumer, artifact, scope, used_size in inputs:
         others = {
             execution: made_scope
             for execution, made_scope, made_size in producers.get(artifact, ())
             if execution != consumer and not _small(used_size, made_size)
         }
-        if not others:
+        heard = [execution for execution, by in others.items() if scopes.speaks(by, scope)] or [
+            execution for execution, by in others.items() if scopes.same_pipeline(by, scope)
+        ]
+        if not heard:
             yield Edge(consumer, artifact, None, "source")
-        elif len(others) == 1 and pipelines.same_pipeline(scope, next(iter(others.values()))):
-            yield Edge(consumer, artifact, next(iter(others)), "content")
-        else:
-            yield from (Edge(consumer, artifact, producer, "possible") for producer in others)
+        how = "content" if len(heard) == 1 else "possible"
+        yield from (Edge(consumer, artifact, producer, how) for producer in heard)
+        yield from (Edge(consumer, artifact, producer, "claimed") for producer in others if producer not in heard)
 
 
 def _producers(connection: Connection, artifacts: set[int]) -> dict[int, list[Producer]]:

@@ -101,15 +101,7 @@ class SqlIndex:
         found: dict[Node, views.Artifact] = {}
         for a in nodes:
             if a in keys and keys[a][:1] in (b"f", b"t"):
-                about = uses.get(a, [])
-                newest = about[::-1]
-                found[a] = views.Artifact(
-                    digest=digests.unpack(keys[a]),
-                    name=next((use.name for use in newest if use.name), ""),
-                    type=next((use.type for use in newest if use.type), ""),
-                    size=next((use.size for use in newest if use.size is not None), None),
-                    uses=tuple(newest),
-                )
+                found[a] = views.artifact(digests.unpack(keys[a]), uses.get(a, [])[::-1])
         return found
 
     def artifact_nodes(self, *, type: str = "", name: str = "", limit: int = 1000) -> list[Node]:

@@ -7,6 +7,7 @@ once for each pipeline, as its newest event by (t, record id).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -34,8 +35,8 @@ def resolve(connection: Connection, text: str) -> Target:
             raise _ambiguous(text, found)
     raise NotFoundError(
         f"Nothing here is called '{text[:120]}'.",
-        hint="It can be an id or its first digits, a name, NAME@LABEL, PIPELINE:NAME, a path or a digest: "
-        "'cmf log' lists what is here, 'cmf pull' brings what others have.",
+        hint="It can be an id or its first digits, a name, NAME@LABEL, PIPELINE:NAME, a path, PIPELINE:PATH or a "
+        "digest: 'cmf log' lists what is here, 'cmf pull' brings what others have.",
     )
 
 
@@ -83,14 +84,16 @@ def _by_label(connection: Connection, text: str) -> list[Target]:
 
 
 def _made(connection: Connection, digest: str, name: str, scope: bytes) -> Target:
-    """Return an artifact with the newest execution that made it, under that name and in that scope preferred."""
-    row = connection.execute(
-        "SELECT x.key FROM node n JOIN event v ON v.a = n.i AND v.direction = 1 AND v.hidden = 0 "
+    """Return an artifact with the newest execution of the scope's pipeline that made it, under that name preferred."""
+    for made_by, by in connection.execute(
+        "SELECT x.key, w.key FROM node n JOIN event v ON v.a = n.i AND v.direction = 1 AND v.hidden = 0 "
         "JOIN node x ON x.i = v.e JOIN node w ON w.i = v.s JOIN node r ON r.i = v.v WHERE n.key = ? "
-        "ORDER BY v.name = ? DESC, w.key = ? DESC, v.t DESC, r.key DESC LIMIT 1",
+        "ORDER BY v.name = ? DESC, w.key = ? DESC, v.t DESC, r.key DESC",
         (digests.pack(digest), name, scope),
-    ).fetchone()
-    return Target(node=f"artifact:{digest}", execution=nodes.node_text(row[0]) if row else "", name=name)
+    ).fetchall():
+        if pipeline_of(by) == pipeline_of(scope):
+            return Target(node=f"artifact:{digest}", execution=nodes.node_text(made_by), name=name)
+    return Target(node=f"artifact:{digest}", name=name)
 
 
 def _by_name(connection: Connection, text: str) -> list[Target]:
@@ -104,28 +107,33 @@ def _by_used_name(connection: Connection, text: str) -> list[Target]:
 
 def _named(connection: Connection, text: str, *, direction: int) -> list[Target]:
     pipeline, _, name = text.rpartition(":")
+    found = _newest(connection, "name", name, direction) if name else {}
+    return [target for where, target in found.items() if not pipeline or where == pipeline]
+
+
+def _newest(connection: Connection, column: str, value: str, direction: int) -> dict[str, Target]:
+    """Return of each pipeline what the newest event with this ``name`` or ``path`` is about, and who said it."""
+    known_as = f"v.{column} = ? AND v.{column} <> ''"  # as the index spells it
     newest: dict[str, tuple[int, list[int]]] = {}  # of each pipeline: its newest time, and the scopes that have it
     for s, scope, t in connection.execute(
-        "SELECT v.s, w.key, v.t FROM (SELECT s, max(t) AS t FROM event WHERE name = ? AND name <> '' AND direction = ? "
-        "AND hidden = 0 GROUP BY s) v JOIN node w ON w.i = v.s",
-        (name, direction),
+        f"SELECT v.s, w.key, v.t FROM (SELECT v.s, max(v.t) AS t FROM event v WHERE {known_as} AND v.direction = ? "
+        "AND v.hidden = 0 GROUP BY v.s) v JOIN node w ON w.i = v.s",
+        (value, direction),
     ).fetchall():
         where = pipeline_of(scope)
-        if pipeline and where != pipeline:
-            continue
         if where not in newest or t > newest[where][0]:
             newest[where] = (t, [s])
         elif t == newest[where][0]:
             newest[where][1].append(s)
-    found = []
-    for _, (t, scopes) in sorted(newest.items()):
-        digest, execution = connection.execute(
-            "SELECT n.key, x.key FROM event v JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e "
-            f"JOIN node r ON r.i = v.v WHERE v.name = ? AND v.name <> '' AND v.s IN ({','.join('?' * len(scopes))}) "
+    found = {}
+    for where, (t, scopes) in sorted(newest.items()):
+        digest, execution, name = connection.execute(
+            "SELECT n.key, x.key, v.name FROM event v JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e "
+            f"JOIN node r ON r.i = v.v WHERE {known_as} AND v.s IN ({','.join('?' * len(scopes))}) "
             "AND v.t = ? AND v.direction = ? AND v.hidden = 0 ORDER BY r.key DESC LIMIT 1",
-            (name, *scopes, t, direction),
+            (value, *scopes, t, direction),
         ).fetchone()
-        found.append(Target(node=nodes.node_text(digest), execution=nodes.node_text(execution), name=name))
+        found[where] = Target(node=nodes.node_text(digest), execution=nodes.node_text(execution), name=name)
     return found
 
 
@@ -146,16 +154,19 @@ def _by_execution(connection: Connection, text: str) -> list[Target]:
 
 
 def _by_path(connection: Connection, text: str) -> list[Target]:
-    row = connection.execute(
-        "SELECT n.key, x.key, v.name, v.direction FROM event v JOIN node n ON n.i = v.a JOIN node x ON x.i = v.e "
-        "JOIN node r ON r.i = v.v WHERE v.path = ? AND v.hidden = 0 ORDER BY v.direction DESC, v.t DESC, r.key DESC "
-        "LIMIT 1",
-        (text,),
-    ).fetchone()
-    if row is None:
-        return []
-    artifact, execution, name, made = row
-    return [Target(node=nodes.node_text(artifact), execution=nodes.node_text(execution) if made else "", name=name)]
+    """Find the newest output with that path in each pipeline, else its newest input."""
+    pipeline, _, rest = text.partition(":")
+    for path, wanted in ((text, ""), (rest, pipeline)):  # a path may hold a colon, too
+        made = _newest(connection, "path", path, 1) if path else {}
+        read = _newest(connection, "path", path, 0) if path else {}
+        uses = {where: Target(node=target.node, name=target.name) for where, target in read.items()}
+        found = [target for where, target in {**uses, **made}.items() if not wanted or where == wanted]
+        makers = [target for target in found if target.execution]
+        if len({target.node for target in found}) == 1 and len(makers) < 2:
+            return makers or found[:1]
+        if found:
+            return found
+    return []
 
 
 _FINDERS: tuple[Callable[[Connection, str], list[Target]], ...] = (
@@ -171,10 +182,14 @@ _FINDERS: tuple[Callable[[Connection, str], list[Target]], ...] = (
 
 def _ambiguous(text: str, found: Sequence[Target]) -> UsageError:
     choices = []
+    ids = Counter(target.node.rpartition(":")[2] for target in found)
     for target in found[:8]:
-        split = model.split_execution(target.execution)
-        name = text.rpartition(":")[2]
-        choices.append(f"{split[0].rpartition('/')[0]}:{name}" if split else target.node.rpartition(":")[2])
+        if split := model.split_execution(target.execution):
+            pipeline = split[0].rpartition("/")[0] + ":"
+            choices.append(pipeline + text.removeprefix(pipeline))
+        else:
+            id_ = target.node.rpartition(":")[2]
+            choices.append(target.node if ids[id_] > 1 else id_)  # two scopes may birth one id
     return UsageError(
         f"'{text[:120]}' can be any of {len(found)} things.", hint=f"Say which: {', '.join(choices)}.", kind="ambiguous"
     )

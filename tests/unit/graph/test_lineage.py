@@ -7,11 +7,12 @@ from cmf.graph.lineage import walk
 
 
 class Drawn:
-    """An index that knows only edges, written as text: ``consumer<producer`` a step, ``~`` a merely possible one."""
+    """An index that knows only edges, as text: ``consumer<producer`` a step, ``~`` a possible one, ``?`` a claim."""
 
     def __init__(self, drawing: str) -> None:
         self.drawn = [
-            Edge(e[0], e, None if e[2] == "." else e[2], "possible" if e[1] == "~" else "via") for e in drawing.split()
+            Edge(e[0], e, None if e[2] == "." else e[2], {"~": "possible", "?": "claimed"}.get(e[1], "via"))
+            for e in drawing.split()
         ]
         self.asked: list[Sequence[Node]] = []
 
@@ -48,6 +49,14 @@ def test_a_possible_step_is_reported_and_followed_only_if_asked() -> None:
     found = walk(drawn("a~b b<c"), ["a"])
     assert [edge.how for edge in found.edges] == ["possible"]
     assert walk(drawn("a~b b<c"), ["a"], all_producers=True).depth == {"a": 0, "b": 1, "c": 2}
+
+
+def test_what_strangers_claim_is_kept_apart_and_followed_only_if_asked() -> None:
+    found = walk(drawn("a<b a?c c<d"), ["a"])
+    assert ([edge.producer for edge in found.edges], [edge.producer for edge in found.claims]) == (["b"], ["c"])
+    assert found.depth == walk(drawn("a<b"), ["a"]).depth
+    asked = walk(drawn("a<b a?c c<d"), ["a"], all_producers=True)
+    assert (asked.depth, asked.claims) == ({"a": 0, "b": 1, "c": 1, "d": 2}, ())
 
 
 def test_limits_cut_a_walk_and_say_so() -> None:

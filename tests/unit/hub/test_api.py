@@ -199,7 +199,12 @@ def test_a_team_sees_only_what_it_may_read(hub: HubProcess, tmp_path: Path) -> N
     hers = joined(hub, tmp_path, green, scope="green", role="write")
     his = joined(hub, tmp_path, grey, scope="grey", role="write")
     made = green.execution("green/make", 1, writes=("shared-file",))
-    used = grey.execution("grey/use", 2, reads=("shared-file",), writes=("result",))
+    used = grey.execution("grey/use", 2, reads=("shared-file", "found-file"), writes=("result",))
+    green.execution("green/claim", 3, writes=("found-file",))
+    grey.store.fold_pending()
+    [view] = grey.store.index.executions(list(grey.store.index.nodes([used]).values())).values()
+    [event] = [use.event for use in view.inputs if use.name == "shared-file"]
+    grey.add("grey/use", model.Link(source=f"record:{event}", rel="via", to=made))
     for writer, client in ((green, hers), (grey, his)):
         writer.seal()
         assert {a.outcome for a in transfer(LocalPeer(writer.store), client.peer, View(own=True))} == {"new"}
@@ -208,10 +213,10 @@ def test_a_team_sees_only_what_it_may_read(hub: HubProcess, tmp_path: Path) -> N
         his.index.resolve(made)
     found = his.lineage(used)
     assert list(found.lineage.executions) == [used]
-    assert found.hidden == 1
+    assert (found.hidden, found.lineage.claims) == (1, ())  # what others claim to have made is not counted
     assert made not in str(found)
     everything = hub.client(tmp_path).lineage(used)
-    assert everything.hidden == 0
+    assert (everything.hidden, [step.how for step in everything.lineage.claims]) == (0, ["claimed"])
     local = SqlStore(Sqlite(None))
     list(transfer(his.peer, LocalPeer(local), View()))
     assert {stream["scope"] for stream in local.streams()} == {"grey/use"}

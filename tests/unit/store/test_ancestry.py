@@ -25,15 +25,36 @@ def test_a_sole_producer_in_the_same_pipeline_is_exact_and_both_directions_agree
     assert book.steps(prepare) == set()
 
 
-def test_a_producer_in_another_pipeline_or_one_of_several_is_only_possible(book: Book) -> None:
-    other, train = book.run("q/prepare", 1), book.run("p/train", 2)
-    book.made(other, "data")
+def test_one_of_several_producers_in_the_pipeline_is_only_possible(book: Book) -> None:
+    one, other, train = book.run("p/prepare", 1), book.run("p/fetch", 2), book.run("p/train", 3)
+    for maker in (one, other):
+        book.made(maker, "data")
     book.used(train, "data")
-    assert book.steps(train) == {(other, "possible")}
+    assert book.steps(train) == {(one, "possible"), (other, "possible")}
+    assert book.steps(one, "down") == {(train, "possible")}
+
+
+def test_what_another_pipeline_says_it_made_is_a_claim_beside_the_step(book: Book) -> None:
+    stranger, train = book.run("q/prepare", 1), book.run("p/train", 2)
+    book.made(stranger, "data")
+    book.used(train, "data")
+    assert book.steps(train) == {(None, "source"), (stranger, "claimed")}
+    assert book.steps(stranger, "down") == {(train, "claimed")}
     mine = book.run("p/prepare", 3)
     book.made(mine, "data")
-    assert book.steps(train) == {(other, "possible"), (mine, "possible")}
-    assert book.steps(mine, "down") == {(train, "possible")}
+    assert book.steps(train) == {(stranger, "claimed"), (mine, "content")}
+    assert book.steps(mine, "down") == {(train, "content")}
+
+
+def test_the_scope_itself_and_those_above_are_heard_before_the_pipeline(book: Book) -> None:
+    above, own, mate, user = (book.run(scope, n) for n, scope in enumerate(("p/a", "p/a/x", "p/a/y", "p/a/x")))
+    book.used(user, "data")
+    book.made(mate, "data")
+    assert book.steps(user) == {(mate, "content")}
+    book.made(own, "data")
+    assert book.steps(user) == {(own, "content"), (mate, "claimed")}
+    book.made(above, "data")
+    assert book.steps(user) == {(own, "possible"), (above, "possible"), (mate, "claimed")}
 
 
 def test_what_was_recorded_beats_what_content_tells(book: Book) -> None:
@@ -135,6 +156,37 @@ def test_of_origins_at_one_time_the_greatest_record_id_decides(book: Book) -> No
     book.store.add([], [("p/b", event)])
     [(_, _, node)] = book.store.origins()
     assert node.split(":")[1] == made[max(made)]
+
+
+def test_the_origin_is_of_the_pipeline_itself_before_another_that_this_store_records_in(book: Book) -> None:
+    mine, newer = book.run("p/prepare", 1), book.run("q/prepare", 2)
+    book.made(mine, "data", t=5, path="x")
+    book.made(newer, "data", t=9, path="same")
+    train = book.run("p/train", 3)
+    event = book.used(train, "data", t=10, path="same")
+    book.store.add([], [("p/train", event)])
+    assert book.store.origins() == [("p/train", event, mine)]
+    book.say(mine, "retracted", True)
+    assert book.store.origins() == [("p/train", event, newer)]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_an_origin_in_another_pipeline_is_believed_only_where_this_store_records_itself(
+    book: Book, sealed: bool
+) -> None:
+    stranger = Book("stranger")
+    stranger.made(maker := stranger.run("q/deep/prepare", 1), "data", t=5)
+    stranger.push(book)
+    event = book.used(book.run("p/train", 2), "data", t=10)
+    book.store.add([], [("p/train", event)])
+    book.run("q/prepare", 3)  # of another pipeline, though its name begins so
+    assert book.store.origins() == [("p/train", event, "")]
+    book.run("q/deep/other", 4)
+    if sealed:
+        book.store.settle([("p/train", event)], [])
+        book.seal()
+        book.store.add([], [("p/train", event)])
+    assert book.store.origins() == [("p/train", event, maker)]
 
 
 @pytest.mark.parametrize(("scope", "path", "found"), [("p/a", "x", True), ("p/a", "y", False), ("q/a", "x", False)])

@@ -136,6 +136,40 @@ def test_a_path_is_its_newest_output_before_any_input(book: Book) -> None:
     assert (target.node, target.execution, target.name) == (artifact("last"), make, "table")
 
 
+def test_a_path_in_two_pipelines_is_ambiguous_unless_both_read_the_same(book: Book) -> None:
+    make, use, other = book.run("p/a", 1), book.run("q/b", 2), book.run("q/c", 3)
+    book.made(make, "data", path="a:b.csv", t=10)
+    book.used(use, "data", path="a:b.csv", t=90)
+    target = book.index.resolve("a:b.csv")
+    assert (target.node, target.execution) == (artifact("data"), make)
+    book.made(other, "data", path="a:b.csv", t=95)
+    with pytest.raises(UsageError) as caught:
+        book.index.resolve("a:b.csv")
+    assert "p:a:b.csv" in caught.value.hint
+    assert "q:a:b.csv" in caught.value.hint
+    assert [book.index.resolve(f"{where}:a:b.csv").execution for where in ("p", "q")] == [make, other]
+    with pytest.raises(NotFoundError):
+        book.index.resolve("r:a:b.csv")
+
+
+def test_a_label_leads_to_no_execution_of_another_pipeline(book: Book) -> None:
+    train, stranger = book.run("p/train", 1), book.run("q/train", 2)
+    value = {"artifact": artifact("one").removeprefix("artifact:"), "name": "detector"}
+    book.say("scope", "label/detector@best", value, scope="p/evaluate")
+    book.made(stranger, "one", name="detector", t=90)
+    assert book.index.resolve("p:detector@best").execution == ""
+    book.made(train, "one", name="other", t=10)
+    assert book.index.resolve("p:detector@best").execution == train
+
+
+def test_one_id_that_two_scopes_birth_is_told_apart_by_the_whole_node(book: Book) -> None:
+    ours, theirs = book.run("p/a", 1), book.run("q/a", 1)
+    with pytest.raises(UsageError) as caught:
+        book.index.resolve(ours.rpartition(":")[2])
+    assert all(node in caught.value.hint for node in (ours, theirs))
+    assert book.index.resolve(ours).node == ours
+
+
 def test_what_is_not_here_is_not_found_with_a_hint(book: Book) -> None:
     missing = model.execution_node("p/a", "00000000-0000-7000-8000-000000000000")
     for text in (missing, "artifact:" + digests.EMPTY, "nothing", "a:b:c@d"):
