@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from cmf.model.exchange import View
 from tests.simulator.run import judge
 from tests.simulator.world import VIEWS, Blow, World, world
 
@@ -47,12 +48,24 @@ class Exchange(RuleBasedStateMachine):
         self.world.push(self.site(0 if relay else site), self.hub(hub), relay=relay, blow=blow)
 
     @rule(site=some, hub=some, view=st.sampled_from(VIEWS), blow=blows)
-    def pull(self, site: int, hub: int, view: tuple[str, ...], blow: Blow) -> None:
+    def pull(self, site: int, hub: int, view: View, blow: Blow) -> None:
         self.world.pull(self.site(site), self.hub(hub), view, blow=blow)
 
-    @rule(site=some, hub=some)
-    def pull_ancestors(self, site: int, hub: int) -> None:
-        self.world.pull_ancestors(self.site(site), self.hub(hub))
+    @rule(site=some, hub=some, direction=st.sampled_from(("up", "down")))
+    def pull_lineage(self, site: int, hub: int, direction: Any) -> None:
+        self.world.pull_lineage(self.site(site), self.hub(hub), direction)
+
+    @rule(site=some, hub=some, views=st.lists(st.sampled_from(VIEWS), max_size=2))
+    def follow(self, site: int, hub: int, views: list[View]) -> None:
+        self.world.follow(self.site(site), self.hub(hub), views)
+
+    @rule(site=some, blow=blows)
+    def redact(self, site: int, blow: Blow) -> None:
+        self.world.redact(self.site(site), blow=blow)
+
+    @rule(site=some, undo=st.booleans())
+    def retract(self, site: int, undo: bool) -> None:
+        self.world.retract(self.site(site), undo=undo)
 
     @rule(site=some)
     def pack(self, site: int) -> None:

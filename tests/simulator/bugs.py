@@ -14,7 +14,7 @@ from unittest import mock
 
 import msgspec
 
-from cmf import collect, journal, signing, sync
+from cmf import collect, following, journal, signing, sync
 from cmf.errors import DeniedError
 from cmf.graph import registers
 from cmf.hub import cursors
@@ -24,7 +24,8 @@ from cmf.hub.log import Log
 from cmf.hub.service import Hub
 from cmf.model import log, prefixes
 from cmf.model import records as model
-from cmf.store import chain, current, fold, sql
+from cmf.model import segment as segments
+from cmf.store import arriving, chain, current, fold, redacting, sql
 from cmf.store.sql import SqlStore
 from tests.simulator.disk import Database
 
@@ -179,7 +180,115 @@ def _remembered(caller: Any) -> Any:
     return finds
 
 
+def _behind_by_number(behind: Any) -> Any:
+    """Believe of a stream that whoever holds a segment of it holds all up to that number."""
+
+    def counts(connection: Any, s: int, held: Any) -> Any:
+        n = max((head.n for head in held), default=-1)
+        return [
+            g
+            for (g,) in connection.execute(
+                "SELECT g FROM segment WHERE s = ? AND n > ? AND sparse = 0 ORDER BY n, hash", (s, n)
+            )
+        ]
+
+    return counts
+
+
+def _one_branch(insert: Any) -> Any:
+    def inserts(self: Any, one: Any) -> Any:
+        fields = one.segment.fields
+        if hasattr(fields, "prev"):
+            first = self._connection.execute(
+                "SELECT hash FROM segment WHERE prev = ? ORDER BY g LIMIT 1", (bytes.fromhex(fields.prev),)
+            ).fetchone()
+            if first is not None and bytes(first[0]) != one.segment.hash:
+                return None, ()
+        return insert(self, one)
+
+    return inserts
+
+
+def _never_sparse(insert: Any) -> Any:
+    """Take a segment for complete although the one before it is not there."""
+
+    def inserts(connection: Any, segment: Any, s: int, *, sparse: bool) -> Any:
+        return insert(connection, segment, s, sparse=False)
+
+    return inserts
+
+
+@contextlib.contextmanager
+def _redactions_count_once() -> Iterator[None]:
+    """Have a redaction drop what is there, and look at nothing that comes later."""
+    redact = redacting.redact
+
+    def only_new(batch: Any, items: Any) -> Any:
+        return redact(batch, [item for item in items if model.redacts(item.record)])
+
+    with (
+        mock.patch.object(arriving, "_without_redacted", lambda one, said: one),
+        mock.patch.object(fold, "redact", only_new),
+    ):
+        yield
+
+
+def _writing_is_enough(authorize: Any) -> Any:
+    def allows(self: Auth, caller: Any, scope: str, key: bytes, **asked: Any) -> None:
+        authorize(self, caller, scope, key)
+
+    return allows
+
+
+def _asked_once(pull: Any) -> Any:
+    """Look for what a filter finds once, and never again when the hub has more."""
+
+    def pulls(store: SqlStore, local: Any, hub: Any, view: Any, moved: Any, progress: Any) -> Any:
+        if view.where and store.meta(sync._cursor(hub, view)):
+            return []
+        return pull(store, local, hub, view, moved, progress)
+
+    return pulls
+
+
+def _narrowing_drops(follow: Any) -> Any:
+    """Remove what a store follows no longer, though it may be what another view needs."""
+
+    def follows(store: SqlStore, url: str, views: Any) -> None:
+        follow(store, url, views)
+        with store._sql.write(durable=True) as connection:
+            for s, scope, own in connection.execute("SELECT s, scope, own FROM stream").fetchall():
+                if views and not own and not any(view.covers(scope) for view in views):
+                    for table in ("segment", "head", "stream"):
+                        connection.execute(f"DELETE FROM {table} WHERE s = ?", (s,))
+
+    return follows
+
+
+@contextlib.contextmanager
+def _cursor_of_any_view() -> Iterator[None]:
+    """Keep a cursor by the hub alone, good for whatever is pulled next."""
+    with (
+        mock.patch.object(sync, "_cursor", lambda hub, view: f"cursor {hub.url}{' where' * bool(view.where)}"),
+        mock.patch.object(cursors, "of", return_value="0" * 32),
+    ):
+        yield
+
+
 BUGS: dict[str, Bug] = {
+    "a cursor is believed by its number alone": _patched(
+        Log, "holds", lambda _: lambda self, size, root: size <= self.size()
+    ),
+    "heads are compared by their numbers": _patched(sql, "behind", _behind_by_number),
+    "a segment is taken in without the one before it": _patched(arriving, "insert_segment", _never_sparse),
+    "a redaction counts only for what was there": _redactions_count_once,
+    "a redaction leaves the rows": _patched(redacting, "_forget_all", lambda _: lambda batch, gone: []),
+    "a redaction leaves the bytes": _patched(segments, "with_body", lambda _: lambda segment, frames: segment),
+    "whoever writes may redact": _patched(Auth, "authorize", _writing_is_enough),
+    "a cursor is good for any view": _cursor_of_any_view,
+    "what a filter finds is asked for once": _patched(sync, "_pull", _asked_once),
+    "what is followed no longer goes": _patched(following, "follow", _narrowing_drops),
+    "of two branches the first to come is kept": _patched(arriving._Held, "insert", _one_branch),
     "a cursor is kept before what it passes": _patched(sync, "_pull", _cursor_first),
     "the cursor of a cut page passes all that was looked at": _patched(Hub, "_behind", _page_that_forgets),
     "the log skips some segments": _patched(Log, "append", _log_with_gaps),

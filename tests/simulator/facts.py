@@ -17,15 +17,15 @@ OBJECTS = {digests.file_digest(data): data for data in (b"environment %d" % n fo
 """The objects that records name and that must travel with them."""
 
 
-def draw(chance: random.Random, now: int) -> tuple[str, model.Record]:
-    """Return one (scope, draft)."""
+def draw(chance: random.Random, now: int, name: str) -> tuple[str, model.Record]:
+    """Return one (scope, draft), as a site of this name records it."""
     scope, id_ = chance.choice(SCOPES), chance.choice(IDS)
     t = chance.choice((now, now, chance.randint(0, 3)))
     subject = model.execution_node(scope, id_)
     match chance.randrange(10):
         case 0 | 1:
-            name = chance.choice(("", "a", "b"))
-            return scope, model.Execution(id=id_, name=name, started=t, params={"loss": chance.randint(0, 2)})
+            called = chance.choice(("", "a", "b"))
+            return scope, model.Execution(id=id_, name=called, started=t, params={"loss": chance.randint(0, 2)})
         case 2 | 3:
             artifact = chance.choice(tuple(SIZES))
             direction: Literal["input", "output"] = "input" if chance.random() < 0.5 else "output"
@@ -38,7 +38,7 @@ def draw(chance: random.Random, now: int) -> tuple[str, model.Record]:
             attempt = chance.choice(("1-aaaaaaaa", "2-00000000"))
             return scope, model.Property(subject=subject, key=f"status/{attempt}/0", value=status, t=t)
         case 6:
-            process = {"environment": {"$object": chance.choice(tuple(OBJECTS))}}
+            process = {"environment": {"$object": chance.choice(tuple(OBJECTS))}, "site": {"name": name}}
             return scope, model.Property(subject=subject, key="process/1-aaaaaaaa/0", value=process, t=t)
         case 7:
             return scope, model.Artifact(digest=chance.choice(tuple(SIZES)))

@@ -23,6 +23,7 @@ from tests.simulator.disk import Crash, Database, Disk
 from tests.simulator.network import Request, delivered
 
 UID = os.getuid()
+SITE_NAMES = ("lab", "edge")
 
 
 class Running:
@@ -56,6 +57,8 @@ class SiteNode:
         self.running: list[Running] = []
         self.unlinked: dict[Path, bytes] = {}
         self.tokens: dict[str, str] = {}
+        self.spoiled: set[str] = set()
+        """The hubs of whose logs it keeps something that was damaged."""
         (folder / "journal").mkdir(parents=True, exist_ok=True)
         self.open()
 
@@ -67,6 +70,11 @@ class SiteNode:
     def close(self) -> None:
         self.store.close()
         self.objects.close()
+
+    @property
+    def called(self) -> str:
+        """Return what its user calls it: so do others call theirs."""
+        return SITE_NAMES[sum(self.name.encode()) % len(SITE_NAMES)]
 
     @property
     def secret(self) -> bytes:
@@ -94,7 +102,7 @@ class SiteNode:
         if self.chance.random() < 0.1:
             process.rows += facts.points(self.chance, process.journal, now, process.rows)
             return
-        scope, record = facts.draw(self.chance, max(1, now + self.skew))
+        scope, record = facts.draw(self.chance, max(1, now + self.skew), self.called)
         for digest in model.sent_with(record):
             if (data := facts.OBJECTS.get(digest)) is not None:
                 self.objects.put(digest, data)
@@ -170,6 +178,7 @@ class SiteNode:
         shutil.copytree(self.folder, folder)
         copy = SiteNode(name, folder, self.chance, Disk(name, self.disk.image))
         copy.tokens = dict(self.tokens)
+        copy.spoiled = set(self.spoiled)
         return copy
 
 
@@ -226,6 +235,15 @@ class HubNode:
         key = self.hub.key.public
         self.tokens[other.name], _ = other.hub.auth.enrol(code, key, self.name, now=other.now)
         self.hub.peers.add(console(), wire.AskPeer(name=other.name, url=other.url, direction="both"))
+
+    def set_peer(self, peer: bytes | str, prefix: str) -> None:
+        """Have a peer, by its key or by the name it was added under, be that for these scopes from now on."""
+        where = "hub_key WHERE key" if isinstance(peer, bytes) else "hub_peer WHERE name"
+        with self.hub._dialect.write(durable=True) as connection:
+            connection.execute(
+                f"UPDATE hub_role SET prefix = ? WHERE role = 'peer' AND p = (SELECT p FROM {where} = ?)",
+                (prefix, peer),
+            )
 
     def revoke(self, site: SiteNode) -> None:
         """Take everything from a site's principal but its name."""

@@ -1,18 +1,27 @@
 """What must hold after every step of a simulation, judged by code that shares as little as it can with the product."""
 
 import hashlib
+import json
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from cmf.graph.nodes import node_text
 from cmf.hub import cursors
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model import wire
 from cmf.model.exchange import Admission, View
 from cmf.model.log import EMPTY_ROOT
+from cmf.store.sql import SqlStore
+from tests.property.store_histories import Fact, reference, says_the_same
+from tests.reference_fold import Reference, redacts
+from tests.reference_fold import covers as lies_below
+from tests.simulator import seen
+from tests.simulator.bodies import Bodies, Copy, is_hidden
 from tests.simulator.network import Request
 from tests.simulator.nodes import HubNode, Running, SiteNode
 
@@ -25,6 +34,18 @@ HEADS = """
     (SELECT 1 FROM segment b WHERE b.prev = g.hash AND b.s = g.s AND b.sparse = 0) ORDER BY 1, 2, 3"""
 
 
+BODIES = "SELECT s.scope, g.body FROM segment g JOIN stream s ON s.s = g.s"
+DERIVED = {
+    "birth": "SELECT n.key, b.record FROM birth b JOIN node n ON n.i = b.e",
+    "series": "SELECT n.key, x.record FROM series x JOIN node n ON n.i = x.e",
+    "event": "SELECT n.key, substr(v.key, 2) FROM event e JOIN node n ON n.i = e.s JOIN node v ON v.i = e.v",
+    "link": "SELECT n.key, l.record FROM link l JOIN node n ON n.i = l.s",
+    "property": "SELECT n.key, p.record FROM property p JOIN node n ON n.i = p.s WHERE p.key <> 'redacted'",
+    "value": "SELECT n.key, r.record FROM register r JOIN node n ON n.i = r.s WHERE r.key <> 'redacted'",
+}
+"""(a node in the scope that says it, record) of each row that was derived from a record which can be redacted."""
+
+
 class ViolationError(Exception):
     """Something that must hold does not."""
 
@@ -34,9 +55,11 @@ class Sealed(NamedTuple):
 
     stream: bytes
     scope: str
+    site: str
     writer: bytes
     prev: bytes
     ids: frozenset[bytes]
+    redacts: bool
     wire: bytes
 
 
@@ -47,7 +70,7 @@ def must(holds: object, what: str) -> None:
 
 
 def covers(prefix: str, scope: str) -> bool:
-    return not prefix or f"{scope}/".startswith(f"{prefix}/")
+    return not prefix or lies_below(prefix, scope)
 
 
 def root_of(leaves: list[bytes]) -> bytes:
@@ -70,6 +93,14 @@ def rows(node: Node, sql: str, *values: Any) -> list[Any]:
         return list(connection.execute(sql, values).fetchall())
 
 
+def agrees(store: SqlStore, copies: Iterable[Copy]) -> None:
+    """Check that a store says of what it holds what the reference fold says, which shares no code with it."""
+    try:
+        says_the_same(store, reference([Fact(*copy) for copy in copies]))
+    except AssertionError as error:
+        raise ViolationError(f"a store says something else than the reference: {error}") from error
+
+
 class Oracle:
     """Knows every segment that was sealed, what each node held, what was acknowledged, and what was recorded."""
 
@@ -81,6 +112,8 @@ class Oracle:
         self.logs: dict[str, list[bytes]] = defaultdict(list)
         self.recorded: dict[str, dict[Path, set[tuple[str, bytes]]]] = defaultdict(lambda: defaultdict(set))
         self.branching: set[bytes] = set()
+        self.redacted: set[bytes] = set()
+        self.bodies = Bodies()
         self.sealing: SiteNode | None = None
         self._seen: dict[str, int] = {}
 
@@ -129,6 +162,7 @@ class Oracle:
         must(rows(node, CHAINS) == [(0,)], f"{node.name} has a hole in a chain")
         heads = rows(node, "SELECT s, n, hash FROM head ORDER BY 1, 2, 3")
         must(rows(node, HEADS) == heads, f"{node.name} has wrong heads")
+        self._look_for_redacted(node)
         if isinstance(node, HubNode):
             self._look_at_log(node, held)
         else:
@@ -140,9 +174,12 @@ class Oracle:
             segment = segments.from_wire(data)
             if segment.hash not in self.sealed:
                 must(writer == site.key, f"{site.name} sealed under another's key")
-                ids = frozenset(id_ for id_, _ in segments.records_of(segment))
+                body = self.bodies.of(segment.body)
+                must(not body.gaps, f"{site.name} sealed less than it has")
+                start = self.sealed[segment.stream].site if segment.n else segment.fields.site  # type: ignore[union-attr]
                 prev = bytes.fromhex(getattr(segment.fields, "prev", ""))
-                self.sealed[segment.hash] = Sealed(segment.stream, scope, writer, prev, ids, data)
+                ids, redacts = frozenset(body.present), bool(body.redacted)
+                self.sealed[segment.hash] = Sealed(segment.stream, scope, start, writer, prev, ids, redacts, data)
 
     def _look_at_log(self, hub: HubNode, held: set[bytes]) -> None:
         entries = rows(hub, "SELECT position, hash FROM hub_entry ORDER BY position")
@@ -152,11 +189,56 @@ class Oracle:
         must(set(log) == held, f"the log of {hub.name} is not what it holds")
         before = self.logs[hub.name]
         must(log[: len(before)] == before, f"the log of {hub.name} was rewritten")
+        for level, at, hash_ in rows(hub, "SELECT level, place, hash FROM hub_tile"):
+            leaves = log[at << level : (at + 1) << level]
+            known = len(before) >= (at + 1) << level
+            must(known or root_of(leaves) == hash_, f"a tile of the log of {hub.name} is not that of its entries")
         place = {hash_: at for at, hash_ in enumerate(log)}
         for hash_ in log[len(before) :]:
             prev = self.sealed[hash_].prev
             must(not prev or place.get(prev, len(log)) < place[hash_], f"the log of {hub.name} has a child first")
         self.logs[hub.name] = log
+
+    # ---- what was redacted -------------------------------------------------------------------------------------------
+
+    def copies(self, node: Node) -> list[Copy]:
+        """Return every copy of a record whose bytes a node holds."""
+        found = [Copy(*row) for row in rows(node, "SELECT scope, id, data FROM pending")]
+        for scope, body in rows(node, BODIES):
+            found += [Copy(scope, id_, data) for id_, data in self.bodies.of(body).present.items()]
+        return found
+
+    def gaps(self, node: Node) -> set[bytes]:
+        """Return the records whose bytes lack in some segment of a node."""
+        return {id_ for _, body in rows(node, BODIES) for id_ in self.bodies.of(body).gaps}
+
+    def redactions(self, node: Node) -> set[tuple[str, bytes]]:
+        """Return (scope, record) of the redactions that a node has learnt of: not those that it is yet to fold."""
+        found = {(scope, id_) for scope, body in rows(node, BODIES) for id_ in self.bodies.of(body).redacted}
+        for scope, data in rows(node, "SELECT scope, data FROM pending WHERE p <= (SELECT p FROM folded)"):
+            if b'"redacted"' in data and redacts(record := json.loads(data)):
+                found.add((scope, bytes.fromhex(record["subject"][7:])))
+        return found
+
+    def _look_for_redacted(self, node: Node) -> None:
+        """Look for what a node may hold and show no more: its bytes, and the rows that were derived from it."""
+        must(self.gaps(node) <= self.redacted, f"{node.name} lacks the bytes of a record that nobody redacted")
+        redactions = self.redactions(node)
+        if not redactions:
+            return
+        about = {id_ for _, id_ in redactions}
+        for copy in self.copies(node):
+            gone = copy.id in about and is_hidden(redactions, copy)
+            must(not gone, f"{node.name} has the bytes of a record that it knows to be redacted")
+        names = {name for _, body in rows(node, BODIES) for name in self.bodies.of(body).names}
+        if isinstance(node, HubNode):
+            called = {name for (name,) in rows(node, "SELECT name FROM called")}
+            must(called <= names, f"{node.name} remembers a name that only a redacted record said")
+        for kind, sql in DERIVED.items():
+            for key, id_ in rows(node, sql):
+                scope = node_text(key).split(":")[1]
+                gone = any(about == id_ and covers(by, scope) for by, about in redactions)
+                must(not gone, f"{node.name} shows the {kind} of a record that it knows to be redacted")
 
     def _facts(self, node: Node) -> set[tuple[str, bytes]]:
         found = {(scope, id_) for scope, id_ in rows(node, "SELECT scope, id FROM pending")}
@@ -167,34 +249,72 @@ class Oracle:
 
     def _look_for_facts(self, site: SiteNode) -> None:
         have = self._facts(site)
-        lost = self.known[site.name] - have  # a power cut may take back what is still in a journal
+        # a power cut may take back what is still in a journal
+        lost = {fact for fact in self.known[site.name] - have if fact[1] not in self.redacted}
         must(not lost or site.was_cut, f"{site.name} lost a record that it had committed")
         self.known[site.name] = have
         site.was_cut = False
         for path, facts in self.recorded[site.name].items():
-            must(facts <= have or path.exists(), f"{site.name} lost what was recorded in {path.name}")
+            lost = {fact for fact in facts - have if fact[1] not in self.redacted}
+            must(not lost or path.exists(), f"{site.name} lost what was recorded in {path.name}")
 
     # ---- cursors -----------------------------------------------------------------------------------------------------
 
-    def look_at_cursors(self, site: SiteNode, hub: HubNode, scopes: tuple[str, ...]) -> None:
-        """Check that what a site remembers of a pull is not ahead of what it holds."""
-        text = site.store.meta(f"cursor {hub.url} {' '.join(scopes)}")
-        if not text:
+    def look_at_cursors(self, site: SiteNode, hub: HubNode, view: View, text: str) -> None:
+        """Check that what a site remembers of a pull of whole streams is not ahead of what it holds."""
+        if not text or view.where:
             return
         cursor = cursors.from_text(text)
         log = self.logs[hub.name]
         if cursor.size > len(log) or root_of(log[: cursor.size]) != cursor.root:
             return  # the hub was restored: it will not believe this cursor
         below = self.readable(hub, site.tokens.get(hub.name, ""))
-        view = View(scopes=scopes, below=below)
+        view = View(scopes=view.scopes, sites=self.sites_called(hub, view.sites), below=below)
         if cursor.view != cursors.of(view):
             return
         for hash_ in log[: cursor.size]:
-            scope = self.sealed[hash_].scope
+            sealed = self.sealed[hash_]
             must(
-                hash_ in self.held[site.name] or not view.covers(scope),
+                hash_ in self.held[site.name] or not view.covers(sealed.scope, sealed.site),
                 f"a cursor of {site.name} at {hub.name} passes a segment that it lacks",
             )
+
+    def look_at_pulled(self, site: SiteNode, hub: HubNode, view: View) -> None:
+        """Check that a pull of a view, which went well, brought all of it that may be read."""
+        below = self.readable(hub, site.tokens.get(hub.name, ""))
+        if view.where:
+            return self._look_at_found(site, hub, view, below)
+        named = View(scopes=view.scopes, sites=self.sites_called(hub, view.sites), below=below)
+        for hash_ in self.held[hub.name] - self.held[site.name]:
+            sealed = self.sealed[hash_]
+            covered = named.covers(sealed.scope, sealed.site)
+            must(not covered, f"{site.name} lacks something of the view that it pulled from {hub.name}: {view}")
+        return None
+
+    def _look_at_found(self, site: SiteNode, hub: HubNode, view: View, below: tuple[str, ...] | None) -> None:
+        """Check that all that may be read about the executions which a filter finds has come."""
+        named = View(scopes=view.scopes, below=below)
+        said = seen.told(self.copies(hub))
+        self._look_about(site, hub, said, seen.found(said, view.where, named.covers), below)
+
+    def look_at_lineage(self, site: SiteNode, hub: HubNode, root: str, direction: str) -> None:
+        """Check that all about what something came from, or what came of it, has come to who may read everything."""
+        if self.readable(hub, site.tokens.get(hub.name, "")) is None:
+            said = seen.told(self.copies(hub))
+            self._look_about(site, hub, said, seen.met(said, root, direction) & said.executions.keys(), None)
+
+    def _look_about(
+        self, site: SiteNode, hub: HubNode, said: Reference, executions: set[str], below: tuple[str, ...] | None
+    ) -> None:
+        readable = View(below=below)
+        have = self._facts(site)
+        for scope, _ in seen.about(said, executions) - have:
+            must(not readable.covers(scope), f"{site.name} lacks what {hub.name} holds about what it asked for")
+
+    def sites_called(self, hub: HubNode, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return some names and ids of sites, and the ids of those that a hub holds records of under these names."""
+        said = rows(hub, "SELECT s.site, g.body FROM segment g JOIN stream s ON s.s = g.s")
+        return tuple(sorted({*names, *(site for site, body in said if self.bodies.of(body).names & {*names})}))
 
     # ---- who may what ------------------------------------------------------------------------------------------------
 
@@ -214,22 +334,31 @@ class Oracle:
         roles = {role for prefix, role in held if covers(prefix, sealed.scope)}
         owner = rows(hub, "SELECT p FROM hub_key WHERE key = ?", sealed.writer)
         if not owner:
-            return "peer" in roles
+            return "peer" in roles and (not sealed.redacts or "redact" in roles)
         return self.may_write(hub, sealed) and (owner[0][0] == principal or bool(roles & {"relay", "peer", "admin"}))
 
     def may_write(self, hub: HubNode, sealed: Sealed) -> bool:
         """Tell whether a hub may take a segment for its writer's sake: one that it knows may write there."""
         owner = rows(hub, "SELECT p FROM hub_key WHERE key = ?", sealed.writer)
         if not owner:
-            return True
+            return not sealed.redacts
         owned = rows(hub, "SELECT prefix, role FROM hub_role WHERE p = ?", owner[0][0])
-        return any(role in ("write", "admin") and covers(prefix, sealed.scope) for prefix, role in owned)
+        held = {role for prefix, role in owned if covers(prefix, sealed.scope)}
+        return "admin" in held or held >= {"write", *(("redact",) if sealed.redacts else ())}
+
+    def all_of(self, hub: HubNode, hash_: bytes, allowed: Callable[[Sealed], bool]) -> bool:
+        """Tell whether a hub may take a segment and all those before it that it lacks."""
+        while hash_ and hash_ not in self.held[hub.name]:
+            if not allowed(self.sealed[hash_]):
+                return False
+            hash_ = self.sealed[hash_].prev
+        return True
 
     def agree(self, one: HubNode, other: HubNode) -> None:
         """Check that two hubs, which have just synced without a fault, hold the same, but for what one may not take."""
         for holder, lacking in ((one, other), (other, one)):
             for hash_ in self.held[holder.name] - self.held[lacking.name]:
-                allowed = self.may_write(lacking, self.sealed[hash_])
+                allowed = self.all_of(lacking, hash_, lambda sealed, to=lacking: self.may_write(to, sealed))  # type: ignore[misc]
                 must(not allowed, f"{lacking.name} lacks what {holder.name} holds, which syncs with it")
 
     def watch(self, hub: HubNode, request: Request, data: bytes) -> None:
@@ -255,6 +384,13 @@ class Oracle:
             view = View(below=below)
             for tag, frame in wire.frames(data):
                 if tag == wire.SEGMENT:
-                    sealed = self.sealed[segments.from_wire(frame).hash]
-                    must(frame == sealed.wire, f"{hub.name} hands out other bytes than were sealed")
+                    handed = segments.from_wire(frame)
+                    sealed = self.sealed[handed.hash]
+                    body = self.bodies.of(handed.body)
+                    whole = segments.from_wire(sealed.wire)
+                    same = (handed.header, handed.signature) == (whole.header, whole.signature)
+                    must(
+                        frame == sealed.wire or (same and body.gaps and {*body.present} | body.gaps == sealed.ids),
+                        f"{hub.name} hands out other bytes than were sealed",
+                    )
                     must(view.covers(sealed.scope), f"{hub.name} hands out what its reader may not see")

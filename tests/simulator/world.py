@@ -15,29 +15,36 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from cmf import collect, signing, sync, witness
+from cmf import collect, following, signing, sync, withdrawing, witness
 from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError
+from cmf.graph.index import Direction
+from cmf.hub import log as hub_log
 from cmf.hub import service
 from cmf.hub.access import console
 from cmf.hub.federation import Federation
 from cmf.hub.service import Hub
 from cmf.model import log, wire
-from cmf.model import records as model
-from cmf.model import segment as segments
-from cmf.model.digest import sha256
-from cmf.model.exchange import View
+from cmf.model.exchange import EVERYTHING, View
 from cmf.worktree import machine
 from tests.property.store_histories import EXECUTIONS
+from tests.simulator.bodies import is_hidden
 from tests.simulator.disk import Crash, Database, Disk
 from tests.simulator.network import Client, Request, Weather
 from tests.simulator.nodes import HubNode, SiteNode
-from tests.simulator.oracle import Node, Oracle, Sealed, must, root_of, store_of
+from tests.simulator.oracle import Node, Oracle, agrees, must, root_of, store_of
+from tests.simulator.seen import FILTERS
 
 SITES_MAX = 5
-VIEWS = ((), (), ("p/a",), ("p/*",), ("q/a", "p/b"))
+STREAMS = (
+    *(EVERYTHING, EVERYTHING, View(scopes=("p/a",)), View(scopes=("p/*",)), View(scopes=("q/a", "p/b"))),
+    *(View(sites=("lab",)), View(sites=("edge",)), View(scopes=("p/*",), sites=("lab",))),
+)
+VIEWS = (*STREAMS, *(View(where=where) for where in FILTERS if where), View(scopes=("p/a",), where="params.loss >= 1"))
+"""What people pull: whole streams, or what a filter finds."""
 FULL_READ = ("", "write")
 PART_READ = ("p", "write")
 PAGE_BYTES = 1500
+TILE_LEVELS = 2
 ROOT = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -91,6 +98,8 @@ class World:
                 hub.enrol(site, *(PART_READ if number and self.chance.random() < 0.6 else FULL_READ))
                 if number == 0:
                     hub.enrol(site, "", "relay")
+                elif number == sites - 1:
+                    hub.enrol(site, PART_READ[0], "redact")
         if federate:
             for other in self.hubs[1:]:
                 self.hubs[0].befriend(other)
@@ -114,6 +123,10 @@ class World:
 
     def client(self, site: SiteNode, hub: HubNode) -> Client:
         return Client(self.weather, site.name, hub, site.tokens.get(hub.name, ""))
+
+    def calm_client(self, site: SiteNode, hub: HubNode) -> Client:
+        """Return a client whose requests all come through, and are not seen by others."""
+        return Client(Weather(self.chance, 0.0), site.name, hub, site.tokens.get(hub.name, ""))
 
     # ---- recording -------------------------------------------------------------------------------------------------
 
@@ -183,18 +196,36 @@ class World:
 
         self.command(site, act, seals=True, blow=blow)
 
-    def pull(self, site: SiteNode, hub: HubNode, scopes: tuple[str, ...] = (), *, blow: Blow = NO_BLOW) -> None:
-        """Pull everything, or some scopes."""
+    def pull(
+        self, site: SiteNode, hub: HubNode, view: View = EVERYTHING, *, everything: bool = False, blow: Blow = NO_BLOW
+    ) -> None:
+        """Pull a view and follow it from now on; told nothing, pull all that is followed."""
+        followed = following.followed(site.store, hub.url)
+        asked = (view,) if everything or view != EVERYTHING else followed or (view,)
+        came = []
 
         def act() -> None:
             rewritten = self._is_rewritten(site, hub)
-            moved = sync.pull(site.store, site.objects, self.client(site, hub), views=(View(scopes=tuple(scopes)),))
-            must(rewritten == bool(moved.warnings), f"{site.name}: {rewritten=}, but {moved.warnings=}")
+            moved = sync.pull(site.store, site.objects, self.client(site, hub), views=asked)
+            must(
+                rewritten == bool(moved.warnings) or hub.url in site.spoiled,
+                f"{site.name}: {rewritten=}, but {moved.warnings=}",
+            )
             refused = [one.detail for one in moved.refused]
             must(site.disk.is_full or not refused, f"{site.name} refused what {hub.name} holds: {refused}")
+            if not refused:
+                came.append(asked)
+                following.add(site.store, hub.url, asked)
 
         self.command(site, act, blow=blow)
-        self.oracle.look_at_cursors(site, hub, scopes)
+        for one in asked:
+            if came:
+                self.oracle.look_at_pulled(site, hub, one)
+            self.oracle.look_at_cursors(site, hub, one, site.store.meta(sync._cursor(self.client(site, hub), one)))
+
+    def follow(self, site: SiteNode, hub: HubNode, views: Sequence[View]) -> None:
+        """Have a site follow these views of a hub, and no others."""
+        self.command(site, lambda: following.follow(site.store, hub.url, views))
 
     def _is_rewritten(self, site: SiteNode, hub: HubNode) -> bool:
         """Tell whether a hub's log no longer begins as a site remembers it."""
@@ -205,24 +236,29 @@ class World:
         entries = self.oracle.logs[hub.name]
         return seen.size > len(entries) or root_of(entries[: seen.size]) != seen.root
 
-    def pull_ancestors(self, site: SiteNode, hub: HubNode) -> None:
-        """Pull ancestors: only the segments that the story of one execution needs."""
+    def pull_lineage(self, site: SiteNode, hub: HubNode, direction: Direction) -> None:
+        """Pull what one execution came from, or what came of it: only the segments that this story needs."""
         execution = self.chance.choice([*hub.hub.store.index.execution_nodes(View()), *EXECUTIONS[:1]])
+        came = []
 
         def act() -> None:
             with contextlib.suppress(NotFoundError):
-                sync.pull_lineage(site.store, site.objects, self.client(site, hub), execution, "up")
+                moved = sync.pull_lineage(site.store, site.objects, self.client(site, hub), execution, direction)
+                came.extend([execution] if not moved.refused else [])
 
         self.command(site, act)
+        for root in came:
+            self.oracle.look_at_lineage(site, hub, root, direction)
 
     def pack(self, site: SiteNode) -> None:
-        """Make a bundle of everything."""
+        """Make a bundle of everything, or of some streams."""
+        view = self.chance.choice(STREAMS)
         path = self.folder / f"bundle{next(self._numbers)}"
 
         def act() -> None:
             collect.collect(site.folder, site.store, site.objects, site.clock(self.now), cut=True)
             sync.seal(site.folder, site.store, site.clock(self.now))
-            sync.pack(site.store, site.objects, path)
+            sync.pack(site.store, site.objects, path, view=view)
             self.bundles.append(path)
 
         self.command(site, act, seals=True)
@@ -236,6 +272,39 @@ class World:
                 sync.unpack(site.store, site.objects, path)
 
             self.command(site, act, blow=blow)
+
+    # ---- what is taken back ----------------------------------------------------------------------------------------
+
+    def _place(self, site: SiteNode) -> withdrawing.Place:
+        collect.collect(site.folder, site.store, site.objects, site.clock(self.now), cut=True)
+        return withdrawing.Place(
+            site.store, site.objects, site.secret, [self.client(site, hub) for hub in self.hubs if site.tokens]
+        )
+
+    def redact(self, site: SiteNode, *, blow: Blow = NO_BLOW) -> None:
+        """Redact one record that a site holds: a hub that can be asked may say that this is not its to do."""
+        held = [copy for copy in self.oracle.copies(site) if is_hidden({(copy.scope, copy.id)}, copy)]
+        if not held:
+            return
+        record = self.chance.choice(sorted({copy.id for copy in held}))
+        self.oracle.redacted.add(record)
+
+        def act() -> None:
+            with contextlib.suppress(NotFoundError):
+                withdrawing.redact(self._place(site), [record.hex()], now_us=site.clock(self.now).wall_us)
+
+        self.command(site, act, blow=blow)
+
+    def retract(self, site: SiteNode, *, undo: bool, blow: Blow = NO_BLOW) -> None:
+        """Hide an execution or a record, or show it again."""
+        records = sorted({copy.id.hex() for copy in self.oracle.copies(site)})
+        about = self.chance.choice([*EXECUTIONS, *records])
+
+        def act() -> None:
+            with contextlib.suppress(NotFoundError):
+                withdrawing.retract(self._place(site), about, undo=undo, now_us=site.clock(self.now).wall_us)
+
+        self.command(site, act, blow=blow)
 
     # ---- what befalls nodes ----------------------------------------------------------------------------------------
 
@@ -298,42 +367,40 @@ class World:
         before = store.dump()
         with contextlib.suppress(UnreachableError):
             store.rebuild()
-        must(store.dump() == before, f"{node.name} says something else when it is rebuilt")
+            must(store.dump() == before, f"{node.name} says something else when it is rebuilt")
+            agrees(store, self.oracle.copies(node))
 
     def late(self) -> None:
         """Let a request of long ago arrive, once more or at last; nobody waits for the answer."""
         if self.weather.past:
             name, request = self.chance.choice(self.weather.past)
-            self._deliver(next(hub for hub in self.hubs if hub.name == name), request)
+            self.deliver(next(hub for hub in self.hubs if hub.name == name), request)
 
-    def _deliver(self, hub: HubNode, request: Request) -> None:
+    def deliver(self, hub: HubNode, request: Request) -> None:
+        """Hand a request to a hub, whoever sends it."""
         with contextlib.suppress(CmfError, ConnectionResetError):
             hub.receive(request)
         self.look()
-
-    def attack(self, site: SiteNode, hub: HubNode) -> None:
-        """Somebody with a token sends segments that are damaged, forged, out of order, or not theirs to send."""
-        held = [sealed for sealed in self.oracle.sealed.values() if sealed.prev]
-        if not held:
-            return
-        lacking = [self.oracle.sealed[hash_] for hash_ in self.oracle.sealed.keys() - self.oracle.held[hub.name]]
-        lacking = sorted((sealed for sealed in lacking if sealed.prev), key=lambda sealed: sealed.wire)
-        victim = self.chance.choice(lacking or held)
-        thief = next((one for one in self.sites if one.key == victim.writer), site)
-        site = self.chance.choice((site, thief))
-        sent = [*forgeries(self.chance, victim, self.chance.choice(held)), victim.wire]
-        frames = b"".join(wire.frame(wire.SEGMENT, data) for data in self.chance.sample(sent, 3))
-        self._deliver(hub, Request("POST", "/v1/push", frames, site.tokens.get(hub.name, "")))
 
     def revoke(self, site: SiteNode, hub: HubNode) -> None:
         """Take a site's access away."""
         hub.revoke(site)
         self.look()
 
-    def admit(self, site: SiteNode, hub: HubNode, *, whole: bool) -> None:
-        """Give a site access (again), to everything or to a part."""
+    def admit(self, site: SiteNode, hub: HubNode, *, whole: bool, redacts: bool = False) -> None:
+        """Give a site access (again), to everything or to a part; perhaps to redact there, too."""
         if not hub.disk.is_full:
-            hub.enrol(site, *(FULL_READ if whole else PART_READ))
+            prefix, role = FULL_READ if whole else PART_READ
+            hub.enrol(site, prefix, role)
+            if redacts:
+                hub.enrol(site, prefix, "redact")
+        self.look()
+
+    def change_peers(self, hub: HubNode, other: HubNode, prefix: str) -> None:
+        """Let two hubs that sync be each other's peer for a part of the scopes only, or for all again."""
+        if not other.disk.is_full and not hub.disk.is_full:
+            other.set_peer(hub.hub.key.public, prefix)
+            hub.set_peer(other.name, prefix)
         self.look()
 
     # ---- the end ---------------------------------------------------------------------------------------------------
@@ -344,8 +411,11 @@ class World:
         self.pass_time(3_600_000_000)
         for node in self.nodes:
             node.disk.is_full = False
+        for hub, other in self.befriended:
+            self.change_peers(hub, other, "")
         for site in self.sites:
             site.skew = 0
+            site.spoiled.clear()
             for process in [*site.running]:
                 site.end(process)
             for hub in self.hubs:
@@ -353,7 +423,7 @@ class World:
                     hub.enrol(site, *PART_READ)
                 with contextlib.suppress(CmfError):
                     witness.trust(site.store, self.client(site, hub))
-        for _ in range(3):
+        for everything in (False, True, True):
             for site in self.sites:
                 for hub in self.hubs:
                     self.push(site, hub)
@@ -362,27 +432,9 @@ class World:
                 self.oracle.agree(hub, other)
             for site in self.sites:
                 for hub in self.hubs:
-                    self.pull(site, hub)
+                    self.pull(site, hub, everything=everything)
             for hub in self.hubs:
                 self.push(self.sites[0], hub, relay=True)
-
-
-def forgeries(chance: random.Random, victim: Sealed, other: Sealed) -> list[bytes]:
-    """Return segments that no hub may take: damaged, signed by another, or with the body of another."""
-    segment = segments.from_wire(victim.wire)
-    forger = signing.Key(chance.randbytes(32))
-    body = bytearray(segment.body)
-    body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
-    data = model.encode(model.Property(subject="scope", key="title", value="forged", t=9, salt="0" * 32))
-    forged = segments.seal(victim.stream, segment.hash, segment.n + 1, [(sha256(data), data, 9)], forger, now=9)
-    start = segments.start(victim.scope, "evil", forger, created=1, nonce=b"n" * 16)
-    swapped = segments.from_wire(other.wire).body if other.ids != victim.ids else b""
-    return [
-        segments.wire_bytes(segment.header, segment.signature, bytes(body)),
-        segments.to_wire(forged),
-        segments.to_wire(start),
-        segments.wire_bytes(segment.header, segment.signature, swapped),
-    ]
 
 
 @contextlib.contextmanager
@@ -400,6 +452,7 @@ def world(seed: int, *, fault: float = 0.1) -> Iterator[World]:
         mock.patch.object(wire, "PULL_BYTES", PAGE_BYTES),
         mock.patch.object(wire, "PUSH_BYTES", 2 * PAGE_BYTES),
         mock.patch.object(wire, "ENTRIES_MAX", 7),
+        mock.patch.object(hub_log, "TILE_LEVELS", TILE_LEVELS),
         mock.patch.object(service, "open_database", lambda folder, url="": Database(made.disks[folder])),
     )
     try:
