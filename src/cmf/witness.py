@@ -32,7 +32,7 @@ def look(store: SqlStore, hub: HubClient, view: View, warnings: list[str]) -> wi
     lost entries or was rewritten is only a warning: every segment is checked by itself, and a union loses nothing.
     """
     known = _key(store, hub)
-    before = _last(store, hub.url, "checkpoint")
+    before = _last(store, hub.url)
     standing = hub.standing(view, before.size if before else 0)
     _accepted(store, hub, known, before, standing, warnings)
     return standing
@@ -90,7 +90,7 @@ def prove(store: SqlStore, hub: HubClient, hashes: Sequence[bytes], warnings: li
 def _prove(store: SqlStore, hub: HubClient, asked: Sequence[bytes], warnings: list[str]) -> set[bytes] | None:
     """Ask where some segments are in the hub's log, and keep that if it is shown; return which; None if it is not."""
     known = _key(store, hub)
-    before, tree = _last(store, hub.url, "checkpoint"), _last(store, hub.url, "tree")
+    before, tree = _last(store, hub.url), _tree(store, hub.url)
     since = tree.size if tree else 0
     answer = hub.proofs(asked, before.size if before else 0, since)
     now = _accepted(store, hub, known, before, answer, warnings)
@@ -115,9 +115,9 @@ def _prove(store: SqlStore, hub: HubClient, asked: Sequence[bytes], warnings: li
         )
         return None
     tops = log.peaks(0, now.size)
-    store.proofs.keep(hub.url, entries, {node: made[node] for node in (*wanted, *tops)})
     if entries or now != tree:
-        store.set_meta(_place(hub.url, "tree"), answer.checkpoint)
+        nodes = {node: made[node] for node in (*wanted, *tops)}
+        store.proofs.keep(hub.url, answer.checkpoint, entries, nodes)
     return set(entries)
 
 
@@ -175,8 +175,10 @@ def check(store: SqlStore) -> Shown:
             for hash_ in sorted(gone, key=lambda hash_: entries[hash_])
         ]
         try:
-            tree = _last(store, hub, "tree")
+            tree = _tree(store, hub)
             if tree is None:
+                if entries:
+                    raise CorruptError("the checkpoint that the hub signed is not here any more", kind="log")
                 continue
             leaves = {Subtree(0, position): log.leaf(hash_) for hash_, position in entries.items()}
             made = log.root_of(log.rooted(leaves, store.proofs.nodes(hub), tree.size), tree.size)
@@ -192,9 +194,9 @@ def check(store: SqlStore) -> Shown:
 
 def trust(store: SqlStore, hub: HubClient) -> None:
     """Forget what was known of a hub: its key and log are believed as they are when they are seen next."""
-    for what in ("key", "checkpoint", "tree"):
-        store.set_meta(_place(hub.url, what), "")
     store.proofs.forget(hub.url)
+    for what in ("checkpoint", "key"):
+        store.set_meta(_place(hub.url, what), "")
 
 
 def _key(store: SqlStore, hub: HubClient) -> str:
@@ -207,9 +209,17 @@ def _key(store: SqlStore, hub: HubClient) -> str:
     return key
 
 
-def _last(store: SqlStore, hub: str, what: str) -> Checkpoint | None:
-    """Return a checkpoint that was kept, if there is one; `CorruptError` if the hub's key did not sign it."""
-    note = store.meta(_place(hub, what))
+def _last(store: SqlStore, hub: str) -> Checkpoint | None:
+    """Return the newest checkpoint that was kept, if there is one; `CorruptError` if the hub's key did not sign it."""
+    return _read(store, hub, store.meta(_place(hub, "checkpoint")))
+
+
+def _tree(store: SqlStore, hub: str) -> Checkpoint | None:
+    """Return the checkpoint that the kept parts of a hub's log make up, as `_last` does."""
+    return _read(store, hub, store.proofs.tree(hub))
+
+
+def _read(store: SqlStore, hub: str, note: str) -> Checkpoint | None:
     return log.read(note, store.meta(_place(hub, "key")), signing.verify) if note else None
 
 

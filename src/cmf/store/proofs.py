@@ -44,9 +44,16 @@ class SqlProofs:
         )
         return [bytes(hash_) for (hash_,) in rows]
 
-    def keep(self, hub: str, entries: Mapping[bytes, int], nodes: Mapping[Subtree, bytes]) -> None:
-        """Keep where segments are in a hub's log, and subtrees of it."""
+    def keep(self, hub: str, tree: str, entries: Mapping[bytes, int], nodes: Mapping[Subtree, bytes]) -> None:
+        """Keep where segments are in a hub's log, subtrees of it, and the signed checkpoint ``tree`` that they make up.
+
+        In one transaction: any of them without the others would be believed unchecked, or would read as damage.
+        """
         with self._sql.write(durable=True) as connection:
+            connection.execute(
+                "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (_tree(hub), tree),
+            )
             connection.executemany(
                 "INSERT INTO proof (hub, hash, position) VALUES (?, ?, ?) "
                 "ON CONFLICT (hub, hash) DO UPDATE SET position = excluded.position",
@@ -56,6 +63,11 @@ class SqlProofs:
                 "INSERT INTO proof_node (hub, level, place, hash) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 sorted((hub, *node, hash_) for node, hash_ in nodes.items()),
             )
+
+    def tree(self, hub: str) -> str:
+        """Return the checkpoint that what is kept of a hub's log makes up, or ""."""
+        rows = self._sql.fetch("SELECT value FROM meta WHERE key = ?", (_tree(hub),))
+        return str(rows[0][0]) if rows else ""
 
     def hubs(self) -> list[str]:
         """Return the addresses of the hubs of which something is kept."""
@@ -88,3 +100,8 @@ class SqlProofs:
         with self._sql.write(durable=True) as connection:
             connection.execute("DELETE FROM proof_node WHERE hub = ?", (hub,))
             connection.execute("UPDATE proof SET position = -1 WHERE hub = ?", (hub,))
+            connection.execute("DELETE FROM meta WHERE key = ?", (_tree(hub),))
+
+
+def _tree(hub: str) -> str:
+    return f"hub {hub} tree"

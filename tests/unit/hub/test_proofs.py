@@ -1,6 +1,8 @@
 """That a hub logged what it sent or took in is shown, kept, and checked again without the hub."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from cmf.model.wire import Role
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.signing import Key
+from cmf.store.dialect import Connection
 from cmf.transfer import LocalPeer, transfer, verify
 from tests.histories import Writer
 from tests.hubs import HubProcess, running
@@ -66,6 +69,41 @@ def test_what_was_sent_and_taken_in_is_shown_however_the_log_grows(process: HubP
     assert all(site.all_shown() for site in (one, other, whole, part))
     assert part.store.counts()["segment"] < whole.store.counts()["segment"] == 14
     assert [witness.ask(site.store, client).problems for site in (one, whole, part)] == [[], [], []]
+
+
+def test_what_shows_a_segment_is_kept_whole_or_not_at_all_wherever_it_is_cut(
+    process: HubProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(BaseException):
+        pass
+
+    one = Site(tmp_path, process.client(tmp_path / "keys"), "one")
+    write, left = one.store._sql.write, [0]
+
+    def cut(*, durable: bool = False) -> AbstractContextManager[Connection]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cut
+        return write(durable=durable)
+
+    for writes in range(6):
+        monkeypatch.setattr(one.store._sql, "write", write)
+        one.writer.execution("p/one", writes)
+        one.writer.seal()
+        list(transfer(LocalPeer(one.store), one.client.peer, View(own=True)))
+        left[0] = writes
+        monkeypatch.setattr(one.store._sql, "write", cut)
+        with contextlib.suppress(Cut):
+            witness.prove(one.store, one.client, _hashes(one), [])
+        shown, _, problems = one.shown()
+        assert problems == []
+        assert bool(one.store.meta(f"hub {process.url} tree")) == bool(shown)
+    assert left[0] > 0
+    assert one.all_shown()
+
+
+def _hashes(site: Site) -> list[bytes]:
+    return [hash_ for _, _, hash_, _ in site.store.chained()]
 
 
 def test_a_segment_that_was_shown_and_is_not_here_any_more_is_named(process: HubProcess, tmp_path: Path) -> None:
