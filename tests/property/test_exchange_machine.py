@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from cmf.model.exchange import View
-from tests.simulator.run import judge
-from tests.simulator.world import VIEWS, Blow, World, world
+from tests.simulator import commands
+from tests.simulator.commands import VIEWS
+from tests.simulator.run import heal, judge
+from tests.simulator.world import Blow, World, world
 
 some = st.integers(0, 7)
 blows = st.just(Blow()) | st.builds(Blow, st.integers(1, 25), st.booleans())
@@ -41,40 +43,40 @@ class Exchange(RuleBasedStateMachine):
 
     @rule(site=some, blow=blows)
     def collect(self, site: int, blow: Blow) -> None:
-        self.world.collect(self.site(site), blow=blow)
+        commands.collect(self.world, self.site(site), blow=blow)
 
     @rule(site=some, hub=some, relay=st.booleans(), blow=blows)
     def push(self, site: int, hub: int, relay: bool, blow: Blow) -> None:
-        self.world.push(self.site(0 if relay else site), self.hub(hub), relay=relay, blow=blow)
+        commands.push(self.world, self.site(0 if relay else site), self.hub(hub), relay=relay, blow=blow)
 
     @rule(site=some, hub=some, view=st.sampled_from(VIEWS), blow=blows)
     def pull(self, site: int, hub: int, view: View, blow: Blow) -> None:
-        self.world.pull(self.site(site), self.hub(hub), view, blow=blow)
+        commands.pull(self.world, self.site(site), self.hub(hub), view, blow=blow)
 
     @rule(site=some, hub=some, direction=st.sampled_from(("up", "down")))
     def pull_lineage(self, site: int, hub: int, direction: Any) -> None:
-        self.world.pull_lineage(self.site(site), self.hub(hub), direction)
+        commands.pull_lineage(self.world, self.site(site), self.hub(hub), direction)
 
     @rule(site=some, hub=some, views=st.lists(st.sampled_from(VIEWS), max_size=2))
     def follow(self, site: int, hub: int, views: list[View]) -> None:
-        self.world.follow(self.site(site), self.hub(hub), views)
+        commands.follow(self.world, self.site(site), self.hub(hub), views)
 
     @rule(site=some, blow=blows)
     def redact(self, site: int, blow: Blow) -> None:
-        self.world.redact(self.site(site), blow=blow)
+        commands.redact(self.world, self.site(site), blow=blow)
 
     @rule(site=some, undo=st.booleans())
     def retract(self, site: int, undo: bool) -> None:
-        self.world.retract(self.site(site), undo=undo)
+        commands.retract(self.world, self.site(site), undo=undo)
 
     @rule(site=some)
     def pack(self, site: int) -> None:
-        self.world.pack(self.site(site))
+        commands.pack(self.world, self.site(site))
 
     @precondition(lambda self: self.world.bundles)
     @rule(site=some, blow=blows)
     def unpack(self, site: int, blow: Blow) -> None:
-        self.world.unpack(self.site(site), blow=blow)
+        commands.unpack(self.world, self.site(site), blow=blow)
 
     @rule(site=some, power=st.booleans())
     def crash_a_site(self, site: int, power: bool) -> None:
@@ -109,7 +111,7 @@ class Exchange(RuleBasedStateMachine):
     def teardown(self) -> None:
         with self.stack:
             if hasattr(self, "world"):
-                self.world.heal()
+                heal(self.world)
                 judge(self.world)
 
 

@@ -15,32 +15,19 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from cmf import collect, following, signing, sync, withdrawing, witness
-from cmf.errors import CmfError, DeniedError, NotFoundError, UnreachableError
-from cmf.graph.index import Direction
+from cmf.errors import CmfError, DeniedError, UnreachableError
 from cmf.hub import log as hub_log
 from cmf.hub import service
 from cmf.hub.access import console
 from cmf.hub.federation import Federation
 from cmf.hub.service import Hub
-from cmf.model import log, wire
-from cmf.model.exchange import EVERYTHING, View
+from cmf.model import wire
 from cmf.worktree import machine
-from tests.property.store_histories import EXECUTIONS
-from tests.simulator.bodies import is_hidden
 from tests.simulator.disk import Crash, Database, Disk
 from tests.simulator.network import Client, Request, Weather
 from tests.simulator.nodes import HubNode, SiteNode
-from tests.simulator.oracle import Node, Oracle, agrees, must, root_of, store_of
-from tests.simulator.seen import FILTERS
+from tests.simulator.oracle import Node, Oracle, must
 
-SITES_MAX = 5
-STREAMS = (
-    *(EVERYTHING, EVERYTHING, View(scopes=("p/a",)), View(scopes=("p/*",)), View(scopes=("q/a", "p/b"))),
-    *(View(sites=("lab",)), View(sites=("edge",)), View(scopes=("p/*",), sites=("lab",))),
-)
-VIEWS = (*STREAMS, *(View(where=where) for where in FILTERS if where), View(scopes=("p/a",), where="params.loss >= 1"))
-"""What people pull: whole streams, or what a filter finds."""
 FULL_READ = ("", "write")
 PART_READ = ("p", "write")
 PAGE_BYTES = 1500
@@ -68,7 +55,7 @@ class World:
         self.oracle = Oracle()
         self.weather = Weather(chance, fault)
         self.bundles: list[Path] = []
-        self._numbers = itertools.count(1)
+        self.numbers = itertools.count(1)
         self.sites: list[SiteNode] = []
         self.hubs: list[HubNode] = []
         self.disks: dict[Path, Disk] = {}
@@ -133,7 +120,7 @@ class World:
     def record(self, site: SiteNode, count: int) -> None:
         """Have a process of a site record some things, and perhaps sync or end."""
         if not site.running or self.chance.random() < 0.2:
-            site.start(next(self._numbers))
+            site.start(next(self.numbers))
         process = self.chance.choice(site.running)
         before = len(process.drafts)
         for _ in range(count):
@@ -177,134 +164,6 @@ class World:
         """Kill every command of a site; or cut its power, which ends its processes too."""
         for process in site.restart(power=power):
             self.oracle.torn(site, process)
-
-    def collect(self, site: SiteNode, *, blow: Blow = NO_BLOW) -> None:
-        """Do what `cmf status` does first."""
-
-        def act() -> None:
-            done = collect.collect(site.folder, site.store, site.objects, site.clock(self.now), cut=True)
-            must(site.disk.is_full or not done.problems, f"{site.name} cannot read a journal: {done.problems}")
-
-        self.command(site, act, blow=blow)
-
-    def push(self, site: SiteNode, hub: HubNode, *, relay: bool = False, blow: Blow = NO_BLOW) -> None:
-        """Push what is its own, or as a relay does."""
-
-        def act() -> None:
-            clock = site.clock(self.now)
-            sync.push(site.folder, site.store, site.objects, self.client(site, hub), clock, relay=relay)
-
-        self.command(site, act, seals=True, blow=blow)
-
-    def pull(
-        self, site: SiteNode, hub: HubNode, view: View = EVERYTHING, *, everything: bool = False, blow: Blow = NO_BLOW
-    ) -> None:
-        """Pull a view and follow it from now on; told nothing, pull all that is followed."""
-        followed = following.followed(site.store, hub.url)
-        asked = (view,) if everything or view != EVERYTHING else followed or (view,)
-        came = []
-
-        def act() -> None:
-            rewritten = self._is_rewritten(site, hub)
-            moved = sync.pull(site.store, site.objects, self.client(site, hub), views=asked)
-            must(
-                rewritten == bool(moved.warnings) or hub.url in site.spoiled,
-                f"{site.name}: {rewritten=}, but {moved.warnings=}",
-            )
-            refused = [one.detail for one in moved.refused]
-            must(site.disk.is_full or not refused, f"{site.name} refused what {hub.name} holds: {refused}")
-            if not refused:
-                came.append(asked)
-                following.add(site.store, hub.url, asked)
-
-        self.command(site, act, blow=blow)
-        for one in asked:
-            if came:
-                self.oracle.look_at_pulled(site, hub, one)
-            self.oracle.look_at_cursors(site, hub, one, site.store.meta(sync._cursor(self.client(site, hub), one)))
-
-    def follow(self, site: SiteNode, hub: HubNode, views: Sequence[View]) -> None:
-        """Have a site follow these views of a hub, and no others."""
-        self.command(site, lambda: following.follow(site.store, hub.url, views))
-
-    def _is_rewritten(self, site: SiteNode, hub: HubNode) -> bool:
-        """Tell whether a hub's log no longer begins as a site remembers it."""
-        note = site.store.meta(f"hub {hub.url} checkpoint")
-        if not note:
-            return False
-        seen = log.read(note, hub.hub.key.public.hex(), signing.verify)
-        entries = self.oracle.logs[hub.name]
-        return seen.size > len(entries) or root_of(entries[: seen.size]) != seen.root
-
-    def pull_lineage(self, site: SiteNode, hub: HubNode, direction: Direction) -> None:
-        """Pull what one execution came from, or what came of it: only the segments that this story needs."""
-        execution = self.chance.choice([*hub.hub.store.index.execution_nodes(View()), *EXECUTIONS[:1]])
-        came = []
-
-        def act() -> None:
-            with contextlib.suppress(NotFoundError):
-                moved = sync.pull_lineage(site.store, site.objects, self.client(site, hub), execution, direction)
-                came.extend([execution] if not moved.refused else [])
-
-        self.command(site, act)
-        for root in came:
-            self.oracle.look_at_lineage(site, hub, root, direction)
-
-    def pack(self, site: SiteNode) -> None:
-        """Make a bundle of everything, or of some streams."""
-        view = self.chance.choice(STREAMS)
-        path = self.folder / f"bundle{next(self._numbers)}"
-
-        def act() -> None:
-            collect.collect(site.folder, site.store, site.objects, site.clock(self.now), cut=True)
-            sync.seal(site.folder, site.store, site.clock(self.now))
-            sync.pack(site.store, site.objects, path, view=view)
-            self.bundles.append(path)
-
-        self.command(site, act, seals=True)
-
-    def unpack(self, site: SiteNode, *, blow: Blow = NO_BLOW) -> None:
-        """Take in some bundle that was made."""
-        if self.bundles:
-            path = self.chance.choice(self.bundles)
-
-            def act() -> None:
-                sync.unpack(site.store, site.objects, path)
-
-            self.command(site, act, blow=blow)
-
-    # ---- what is taken back ----------------------------------------------------------------------------------------
-
-    def _place(self, site: SiteNode) -> withdrawing.Place:
-        collect.collect(site.folder, site.store, site.objects, site.clock(self.now), cut=True)
-        return withdrawing.Place(
-            site.store, site.objects, site.secret, [self.client(site, hub) for hub in self.hubs if site.tokens]
-        )
-
-    def redact(self, site: SiteNode, *, blow: Blow = NO_BLOW) -> None:
-        """Redact one record that a site holds: a hub that can be asked may say that this is not its to do."""
-        held = [copy for copy in self.oracle.copies(site) if is_hidden({(copy.scope, copy.id)}, copy)]
-        if not held:
-            return
-        record = self.chance.choice(sorted({copy.id for copy in held}))
-        self.oracle.redacted.add(record)
-
-        def act() -> None:
-            with contextlib.suppress(NotFoundError):
-                withdrawing.redact(self._place(site), [record.hex()], now_us=site.clock(self.now).wall_us)
-
-        self.command(site, act, blow=blow)
-
-    def retract(self, site: SiteNode, *, undo: bool, blow: Blow = NO_BLOW) -> None:
-        """Hide an execution or a record, or show it again."""
-        records = sorted({copy.id.hex() for copy in self.oracle.copies(site)})
-        about = self.chance.choice([*EXECUTIONS, *records])
-
-        def act() -> None:
-            with contextlib.suppress(NotFoundError):
-                withdrawing.retract(self._place(site), about, undo=undo, now_us=site.clock(self.now).wall_us)
-
-        self.command(site, act, blow=blow)
 
     # ---- what befalls nodes ----------------------------------------------------------------------------------------
 
@@ -359,17 +218,6 @@ class World:
             hub.disk.arm(0)
         self.look()
 
-    def rebuild(self, node: Node) -> None:
-        """Drop what is derived and fold it again, which changes nothing that anybody sees."""
-        if isinstance(node, SiteNode):
-            self.collect(node)
-        store = store_of(node)
-        before = store.dump()
-        with contextlib.suppress(UnreachableError):
-            store.rebuild()
-            must(store.dump() == before, f"{node.name} says something else when it is rebuilt")
-            agrees(store, self.oracle.copies(node))
-
     def late(self) -> None:
         """Let a request of long ago arrive, once more or at last; nobody waits for the answer."""
         if self.weather.past:
@@ -402,39 +250,6 @@ class World:
             other.set_peer(hub.hub.key.public, prefix)
             hub.set_peer(other.name, prefix)
         self.look()
-
-    # ---- the end ---------------------------------------------------------------------------------------------------
-
-    def heal(self) -> None:
-        """Mend everything: every process has ended, every disk has room, every way is open, and everybody exchanges."""
-        self.weather.calm()
-        self.pass_time(3_600_000_000)
-        for node in self.nodes:
-            node.disk.is_full = False
-        for hub, other in self.befriended:
-            self.change_peers(hub, other, "")
-        for site in self.sites:
-            site.skew = 0
-            site.spoiled.clear()
-            for process in [*site.running]:
-                site.end(process)
-            for hub in self.hubs:
-                if not self.oracle.roles(hub, site.tokens.get(hub.name, ""))[1]:
-                    hub.enrol(site, *PART_READ)
-                with contextlib.suppress(CmfError):
-                    witness.trust(site.store, self.client(site, hub))
-        for everything in (False, True, True):
-            for site in self.sites:
-                for hub in self.hubs:
-                    self.push(site, hub)
-            for hub, other in self.befriended:
-                self.federate(hub, other)
-                self.oracle.agree(hub, other)
-            for site in self.sites:
-                for hub in self.hubs:
-                    self.pull(site, hub, everything=everything)
-            for hub in self.hubs:
-                self.push(self.sites[0], hub, relay=True)
 
 
 @contextlib.contextmanager
