@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
@@ -118,11 +118,13 @@ def bring(
                 kind="bytes",
             )
         return Brought(named.digest, named.name)
-    files = entries(objects, holders, named, moved, progress)
+    held = manifest_of(objects, holders, named, moved, progress)
     if not named.inside:
-        fetch(objects, holders, [entry.digest for entry in files], named, moved, progress)
+        fetch(objects, holders, moving.members(objects, named.digest), named, moved, progress)
         return Brought(named.digest, named.name)
-    known = {entry_name(entry): entry for entry in files}
+    is_inside = slicing.named_by(slicing.inside(Path(named.name), named.inside))
+    entries = (entry for page in manifest.pages(objects, held) for entry in page)
+    known = {name: entry for entry in entries if is_inside(name := entry_name(entry))}
     chosen = slicing.choose(Path(named.name), known, [named.inside])
     fetch(objects, holders, [known[name].digest for name in chosen], named, moved, progress)
     if chosen == [named.inside]:
@@ -138,18 +140,6 @@ def _stands_for(objects: LocalObjects, digest: str) -> str:
     if objects.size(digest) > alias.BYTES_MAX:
         return ""
     return alias.decode(read(objects, digest, alias.BYTES_MAX))
-
-
-def entries(
-    objects: LocalObjects,
-    holders: Holders,
-    named: Named,
-    moved: moving.Moved,
-    progress: moving.Progress = moving.nothing,
-) -> list[manifest.Entry]:
-    """Return the files of a folder, whose manifest may come from a remote; errors as `bring`."""
-    held = manifest_of(objects, holders, named, moved, progress)
-    return manifest.decode(read(objects, held, manifest.MANIFEST_BYTES_MAX))
 
 
 def manifest_of(
@@ -203,32 +193,54 @@ def write(objects: LocalObjects, digest: str, out: BinaryIO) -> int:
 def fetch(
     objects: LocalObjects,
     holders: Holders,
-    wanted: Sequence[str],
+    wanted: Iterable[str],
     named: Named,
     moved: moving.Moved,
     progress: moving.Progress,
 ) -> None:
     """Bring those of some objects that lack here, from one remote after the other; errors as `bring`."""
-    lacking = objects.absent(dict.fromkeys(wanted))
+    remotes = _Remotes(holders)
     silent: CmfError | None = None
-    asked: list[str] = []
-    if lacking:
-        for holder in holders():
+    count, one = 0, ""
+    for batch in moving.batches(wanted):
+        lacking = objects.absent(dict.fromkeys(batch))
+        for holder in remotes if lacking else ():
             try:
                 moving.fetch(holder.objects(""), objects, lacking, moved, progress)
             except (UnreachableError, CorruptError) as error:  # away, or damaged there: the next may have it
                 silent = silent or error
-            asked.append(holder.url)
+                if isinstance(error, UnreachableError):
+                    remotes.silent.add(holder.url)
             lacking = objects.absent(lacking)
             if not lacking:
                 break
-    if not lacking:
+        count += len(lacking)
+        one = one or "".join(lacking[:1])
+    if not count:
         return
     if silent is not None:
         raise silent
-    where = f"nor held by {', '.join(asked)} for you to read" if asked else "and there is no remote to ask"
+    asked = ", ".join(holder.url for holder in remotes.known)
+    where = f"nor held by {asked} for you to read" if asked else "and there is no remote to ask"
     raise NotFoundError(
-        f"{len(lacking)} of the objects of {named.name} are not here, {where}: {lacking[0]} for one.",
+        f"{count} of the objects of {named.name} are not here, {where}: {one} for one.",
         hint="The site that recorded them sends them with 'cmf push --data'.",
         kind="bytes",
     )
+
+
+class _Remotes:
+    """Remotes, each made when it is first asked, and then kept; those that turn out ``silent`` are asked no more."""
+
+    def __init__(self, holders: Holders) -> None:
+        self.known: list[Holder] = []
+        self.silent: set[str] = set()
+        self._holders = holders
+        self._coming: Iterator[Holder] | None = None
+
+    def __iter__(self) -> Iterator[Holder]:
+        yield from [holder for holder in self.known if holder.url not in self.silent]
+        self._coming = self._coming or iter(self._holders())
+        for holder in self._coming:
+            self.known.append(holder)
+            yield holder

@@ -6,6 +6,7 @@ Knows no segment. Remembers nothing: a rerun is the resume.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,9 @@ class Moved(msgspec.Struct):
     scopes: list[str] = []
     warnings: list[str] = []
 
+
+AT_ONCE = 50_000
+"""So many files of a folder are asked about and fetched at once."""
 
 Progress = Callable[[str, int], None]
 """Called with what is being moved and how many more of it were."""
@@ -189,15 +193,23 @@ def fetch(remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], move
     What the remote does not hold, or lets nobody read, is counted as ``stayed``.
     """
     _fetch_files(remote, objects, [digests.object_of(digest) for digest in asked], moved, progress)
-    files = [name for digest in dict.fromkeys(asked) for name in members(objects, digest)]
-    _fetch_files(remote, objects, files, moved, progress)
+    files = (name for digest in dict.fromkeys(asked) for name in members(objects, digest))
+    for batch in batches(files):
+        _fetch_files(remote, objects, batch, moved, progress)
 
 
-def members(objects: LocalObjects, digest: str) -> list[str]:
-    """Return the files of a folder whose manifest is here; of all else none."""
-    if not digest.startswith(digests.TREE) or objects.absent([digests.object_of(digest)]):
-        return []
-    return [entry.digest for entry in manifest.decode(read(objects, digests.object_of(digest)))]
+def members(objects: LocalObjects, digest: str) -> Iterator[str]:
+    """Yield the files of a folder whose manifest is here, repeats included; of all else none."""
+    if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
+        for page in manifest.pages(objects, digests.object_of(digest)):
+            yield from (entry.digest for entry in page)
+
+
+def batches(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield some names, `AT_ONCE` at a time, so that a folder of any size takes no more memory than that."""
+    waiting = iter(names)
+    while batch := list(itertools.islice(waiting, AT_ONCE)):
+        yield batch
 
 
 def _fetch_files(
@@ -205,6 +217,8 @@ def _fetch_files(
 ) -> None:
     """Fetch the small ones a page at a time, each page durable before the next; then the large ones."""
     lacking = dict.fromkeys(objects.absent(dict.fromkeys(asked)))
+    if not lacking:
+        return
     large = []
     for page in remote.get_all(lacking):
         for small in page:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from cmf.errors import NotFoundError, UsageError
@@ -37,22 +38,37 @@ def choose(folder: Path, names: Iterable[str], paths: Iterable[str | os.PathLike
     known = set(names)
     chosen: set[str] = set()
     for each in paths:
-        given = os.fspath(each)
-        pure = PurePosixPath(given)
-        if pure.is_absolute() or ".." in pure.parts:
-            raise UsageError(f"{given} leads out of {folder}.", hint=f"Paths of a slice start at {folder}.")
-        path = unicodedata.normalize("NFC", str(pure))
+        path = inside(folder, each)
         if path in known:
             chosen.add(path)
             continue
-        below = "" if path == "." else f"{path}/"
-        found = {name for name in known if name.startswith(below) or fnmatch.fnmatchcase(name, path)}
+        found = set(filter(named_by(path), known))
         if not found:
-            raise NotFoundError(f"There is no {given} in {folder}.", hint="It is a file, a folder or a pattern in it.")
+            raise NotFoundError(
+                f"There is no {os.fspath(each)} in {folder}.", hint="It is a file, a folder or a pattern in it."
+            )
         chosen |= found
     if not chosen:
         raise UsageError(f"A slice of {folder} needs at least one path.")
     return sorted(chosen)
+
+
+def inside(folder: Path, given: str | os.PathLike[str]) -> str:
+    """Return a path or pattern inside a folder in the one form that `named_by` takes; errors as `choose`."""
+    pure = PurePosixPath(given)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise UsageError(f"{os.fspath(given)} leads out of {folder}.", hint=f"Paths of a slice start at {folder}.")
+    return unicodedata.normalize("NFC", str(pure))
+
+
+def named_by(path: str) -> Callable[[str], bool]:
+    """Return what tells of a file's path in a folder whether it is a path, lies below it, or matches it as a pattern.
+
+    A file that is called as the pattern is spelled goes before what else matches: that is for the caller to see.
+    """
+    below = "" if path == "." else f"{path}/"
+    matches = re.compile(fnmatch.translate(path)).match
+    return lambda name: name == path or name.startswith(below) or matches(name) is not None
 
 
 def on_disk(folder: Path) -> Iterator[str]:

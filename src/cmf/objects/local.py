@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -106,6 +106,14 @@ class LocalObjects:
             raise read_error(error, path) from error
         file.seek(offset)
         return file
+
+    def read_all(self, asked: Sequence[str]) -> Iterator[bytes | None]:
+        """Yield the bytes of small objects, unverified, in the order asked for.
+
+        None for each that is not held, or is not in a pack: `open` tells, and has it.
+        """
+        with self._guard("Packs cannot be read"):
+            yield from self._packs.read_all([_raw(digest) for digest in asked])
 
     def size(self, digest: str) -> int:
         """Return an object's size in bytes; `NotFoundError` if it isn't held."""

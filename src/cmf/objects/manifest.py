@@ -13,8 +13,8 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -117,20 +117,37 @@ def decode(data: bytes) -> list[Entry]:
     """
     if len(data) > MANIFEST_BYTES_MAX:
         raise CorruptError(f"A manifest of {len(data)} bytes is over the limit.", kind="limit")
-    _check_header(data)
     if data.count(b"\n") > FILES_MAX + 1:
         raise CorruptError(f"A manifest names more than {FILES_MAX} files.", kind="limit")
+    order = _Order()
+    return [entry for block in _blocks(io.BytesIO(data)) for entry in _page(block, order)]
+
+
+def pages(objects: ObjectStore, digest: str) -> Iterator[list[Entry]]:
+    """Yield the files of a manifest, an object, in its order, some thousands at a time: no more are in memory.
+
+    Errors as of `decode`, raised before what is wrong is yielded, and of `ObjectStore.open`; that an object's bytes are
+    not its own shows at the end: a `CorruptError` that names it.
+    """
+    order = _Order()
+    count = size = 0
     try:
-        entries = [_entry(line) for line in _decoder.decode_lines(memoryview(data)[len(HEADER) :])]
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
-    try:
-        _check(entries, data)
-    except UnicodeError:
-        raise _outside("a path is not text") from None
-    except _Fault as fault:
-        raise _outside(str(fault)) from None
-    return entries
+        with objects.open(digest) as source:
+            for block in _blocks(source, digest):
+                page = _page(block, order)
+                size += len(block)
+                count += len(page)
+                if count > FILES_MAX or size > MANIFEST_BYTES_MAX:
+                    raise CorruptError(f"Manifest {digest} is over the limit of {FILES_MAX} files.", kind="limit")
+                yield page
+    except CorruptError as error:
+        hashed = hashlib.sha256()
+        with objects.open(digest) as source:
+            while chunk := source.read(CHUNK_BYTES):
+                hashed.update(chunk)
+        if digests.FILE + hashed.hexdigest() != digest:
+            raise damaged(digest) from error
+        raise
 
 
 class Differences:
@@ -183,24 +200,35 @@ class _Place:
 
 
 def _lines(objects: ObjectStore, named: str | bytes) -> Iterator[bytes]:
-    """Yield the lines after the first of a manifest; `CorruptError` at the end if its object holds other bytes."""
+    """Yield the lines after the first of a manifest; errors as of `_blocks`."""
+    with objects.open(named) if isinstance(named, str) else io.BytesIO(named) as source:
+        for block in _blocks(source, named if isinstance(named, str) else ""):
+            for line in block.split(b"\n")[:-1]:
+                yield line + b"\n"
+
+
+def _blocks(source: BinaryIO, digest: str = "") -> Iterator[bytes]:
+    """Yield the lines after the first of a manifest, many at once.
+
+    `CorruptError` at the end if it has other bytes than those of an object, if one is named.
+    """
     hashed = hashlib.sha256()
     rest = b""
     is_first = True
-    with objects.open(named) if isinstance(named, str) else io.BytesIO(named) as source:
-        while chunk := source.read(CHUNK_BYTES):
-            hashed.update(chunk)
-            lines = (rest + chunk).split(b"\n")
-            rest = lines.pop()
-            if is_first and (lines or len(rest) > _HEADER_BYTES_MAX):
-                _check_header(lines.pop(0) + b"\n" if lines else rest)
-                is_first = False
-            if len(rest) > _LINE_BYTES_MAX:
-                raise CorruptError("A manifest holds a line over the limit.", kind="limit")
-            for line in lines:
-                yield line + b"\n"
-    if isinstance(named, str) and digests.FILE + hashed.hexdigest() != named:
-        raise damaged(named)
+    while chunk := source.read(CHUNK_BYTES):
+        hashed.update(chunk)
+        block, line_feed, end = chunk.rpartition(b"\n")
+        block, rest = (rest + block + line_feed, end) if line_feed else (b"", rest + end)
+        if is_first and (block or len(rest) > _HEADER_BYTES_MAX):
+            _check_header(block or rest)
+            block = block[len(HEADER) :]
+            is_first = False
+        if len(rest) > _LINE_BYTES_MAX:
+            raise CorruptError("A manifest holds a line over the limit.", kind="manifest")
+        if block:
+            yield block
+    if digest and digests.FILE + hashed.hexdigest() != digest:
+        raise damaged(digest)
     if is_first or rest:
         raise CorruptError("These bytes are not a folder's manifest.", kind="manifest")
 
@@ -320,20 +348,26 @@ class _Order:
         return ""
 
 
-def _check(entries: Sequence[Entry], data: bytes) -> None:
-    """Raise what is wrong with the files that a manifest's bytes say."""
-    order = _Order()
-    at = len(HEADER)
-    for entry in entries:
-        raw = raw_path(entry.path)
-        line = _line(raw, entry)
-        if fault := order.fault(raw):
-            raise _Fault(raw, fault)
-        if not data.startswith(line, at):
-            break
-        at += len(line)
-    if at != len(data):
+def _page(block: bytes, order: _Order) -> list[Entry]:
+    """Return the files that some whole lines of a manifest say; `CorruptError` for what is wrong with one of them."""
+    try:
+        entries = [_entry(line) for line in _decoder.decode_lines(block)]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
+    spelled = []
+    try:
+        for entry in entries:
+            raw = raw_path(entry.path)
+            spelled.append(_line(raw, entry))
+            if fault := order.fault(raw):
+                raise _Fault(raw, fault)
+    except UnicodeError:
+        raise _outside("a path is not text") from None
+    except _Fault as fault:
+        raise _outside(str(fault)) from None
+    if b"".join(spelled) != block:
         raise _outside("it is spelled in another way than the format's")
+    return entries
 
 
 def _path_fault(raw: bytes, path: str | bytes) -> str:

@@ -32,6 +32,9 @@ _FANOUT = struct.Struct("<256I")
 _PLACE = struct.Struct("<QI")
 _DIGEST = 32
 _INDEX_BYTES_MAX = 64 << 20
+MANY = 128
+"""If one in so many of a pack's objects is looked for, its index is read from one end to the other."""
+
 _SCAN_BYTES = 4 << 20
 
 
@@ -152,13 +155,21 @@ class Pack:
         place = self._indexed(digest) if self.is_sealed else self.places.get(digest)
         return None if place is None or place.offset in self.gone else place
 
-    def held(self, wanted: set[bytes]) -> set[bytes]:
-        """Return which of many objects are here."""
-        if not self.is_sealed or self.gone:
-            return {digest for digest in wanted if self.find(digest) is not None}
+    def find_all(self, wanted: set[bytes]) -> dict[bytes, Place]:
+        """Return where those of many objects are that are here."""
+        if not self.is_sealed or len(wanted) * MANY < self._fanout[255]:
+            one_by_one = ((digest, self.find(digest)) for digest in wanted)
+            return {digest: place for digest, place in one_by_one if place is not None}
         count = self._fanout[255]
-        data = self._read(self.end + _HEAD.size + _FANOUT.size, count * _DIGEST)
-        return wanted.intersection(data[at : at + _DIGEST] for at in range(0, len(data), _DIGEST))
+        data = self._read(self.end + _HEAD.size + _FANOUT.size, count * (_DIGEST + _PLACE.size))
+        names = enumerate(data[at : at + _DIGEST] for at in range(0, count * _DIGEST, _DIGEST))
+        at = count * _DIGEST
+        found = {
+            name: Place._make(_PLACE.unpack_from(data, at + number * _PLACE.size))
+            for number, name in names
+            if name in wanted
+        }
+        return {digest: place for digest, place in found.items() if place.offset not in self.gone}
 
     def entries(self) -> Iterator[tuple[bytes, Place]]:
         """Return the objects that are here, sorted by digest."""

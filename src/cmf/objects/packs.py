@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from heapq import merge
 from typing import NamedTuple
@@ -33,6 +33,10 @@ GONE_SHARE = 0.3
 """A pack of which more than this share was removed is written anew."""
 
 HANDLES_MAX = 64
+
+READ_BYTES = 4 << 20
+GAP_BYTES = 16 << 10
+"""Objects that lie no further apart are read together, up to this many bytes."""
 
 _PACK = re.compile(r"[0-9]+-[0-9a-f]{16}\.pack")
 _LOCK = "lock"
@@ -63,6 +67,8 @@ class Packs:
         self._writer: PackWriter | None = None
         self._others: set[str] = set()
         """Packs of other processes that hold, perhaps not yet durable, what this one was asked to put."""
+        self._last = ""
+        """The pack in which many objects were looked for and found last."""
         self._is_listed = False
         self._is_new = False
 
@@ -99,20 +105,54 @@ class Packs:
         """
         with self._lock:
             self.refresh()
-            held: set[bytes] = set()
-            for found in list(self._packs.values()):
+            return set(self._find_all(wanted, note=note))
+
+    def read_all(self, wanted: Sequence[bytes]) -> Iterator[bytes | None]:
+        """Yield the bytes of objects, unchecked, in the order asked for; None for one that no pack holds.
+
+        Those that lie side by side in a pack, as they do if they were put one after the other, are read together.
+        """
+        with self._lock:
+            self.refresh()
+            found = self._find_all(set(wanted))
+        for near in _side_by_side(wanted, found):
+            if near[0] not in found:
+                yield from (None for _ in near)
+                continue
+            pack, start = found[near[0]].pack, found[near[0]].place.offset
+            last = found[near[-1]].place
+            with self._lock:
                 self._make_room()
-                try:
-                    here = found.held(wanted)
-                except FileNotFoundError:  # merged since
-                    return self.held(wanted, note=note)
+                data = self._try_read(Found(pack, Place(start, last.offset + last.size - start)))
+            for digest in near:
+                offset, size = found[digest].place
+                # Else it was merged since, or removed: a fresh look tells.
+                yield data[offset - start : offset - start + size] if data or not size else self.read(digest)
+
+    def _find_all(self, wanted: set[bytes], *, note: bool = False) -> dict[bytes, Found]:
+        """Return where those of many objects are that are here; ``note`` as of `held`."""
+        everywhere: dict[bytes, Found] = {}
+        lacking = set(wanted)
+        # What was put together is asked for together: the pack that held something last is looked into first.
+        for found in sorted(self._packs.values(), key=lambda each: each.path != self._last):
+            if not lacking:
+                break
+            self._make_room()
+            try:
+                here = found.find_all(lacking)
                 if here and note:
-                    if not _count_on(found):  # merged since
-                        return self.held(wanted, note=note)
-                    here = {digest for digest in here if found.find(digest) is not None}
+                    if not _count_on(found):
+                        raise FileNotFoundError(found.path)
+                    here = {digest: place for digest, place in here.items() if place.offset not in found.gone}
                     self._note(found)
-                held |= here
-            return held
+            except FileNotFoundError:  # merged since
+                self.refresh()
+                return self._find_all(wanted, note=note)
+            if here:
+                self._last = found.path
+            everywhere.update((digest, Found(found, place)) for digest, place in here.items())
+            lacking -= here.keys()
+        return everywhere
 
     def entries(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield the digest and size of each object, and when its pack was last `used`; sorted, repeats included."""
@@ -345,7 +385,7 @@ class Packs:
             then = used(found.path)
             if before is not None and then >= before:
                 return {}
-            places = {digest: place for digest in found.held(wanted) if (place := found.find(digest)) is not None}
+            places = found.find_all(wanted)
         except FileNotFoundError:  # merged by a process that took no turns
             return {}
         damaged = {digest: place for digest, place in found.damaged().items() if digest in wanted}
@@ -482,6 +522,23 @@ def _count_on(found: Pack) -> bool:
         pass
     found.refresh_removals()
     return True
+
+
+def _side_by_side(wanted: Sequence[bytes], found: Mapping[bytes, Found]) -> Iterator[Sequence[bytes]]:
+    """Yield objects, in the order asked for, as runs of those that one read of a pack brings; or that no pack holds."""
+    start = 0
+    for at in range(1, len(wanted) + 1):
+        first, before = found.get(wanted[start]), found.get(wanted[at - 1])
+        following = found.get(wanted[at]) if at < len(wanted) else None
+        if at < len(wanted) and first is before is following is None:
+            continue
+        if first is not None and before is not None and following is not None and first.pack is following.pack:
+            gap = following.place.offset - before.place.offset - before.place.size
+            length = following.place.offset + following.place.size - first.place.offset
+            if 0 <= gap <= GAP_BYTES and length <= READ_BYTES:
+                continue
+        yield wanted[start:at]
+        start = at
 
 
 def _dated(found: Pack) -> Iterator[tuple[bytes, int, int]]:

@@ -17,7 +17,7 @@ from cmf import config
 from cmf.config import Policy, Rule
 from cmf.errors import CmfError, DeniedError, NotFoundError, UsageError
 from cmf.model import digest as digests
-from cmf.objects import ObjectStore, manifest
+from cmf.objects import manifest
 from cmf.objects.local import LocalObjects
 from cmf.objects.source import changing, measure, read_error
 from cmf.worktree import memory, placing, uri
@@ -177,7 +177,7 @@ class Files:
         return spelled if isinstance(spelled, str) else {"$b": base64.b64encode(spelled).decode()}
 
     def place(
-        self, digest: str, target: str | os.PathLike[str], objects: ObjectStore, *, executable: bool = False
+        self, digest: str, target: str | os.PathLike[str], objects: LocalObjects, *, executable: bool = False
     ) -> int:
         """Write a file or a folder at a path, verified and atomically; return its size in bytes.
 

@@ -11,15 +11,16 @@ from typing import BinaryIO
 
 from cmf.errors import ConflictError, CorruptError, NotFoundError, UnreachableError
 from cmf.model import digest as digests
-from cmf.objects import CHUNK_BYTES, ObjectStore, manifest, mismatched, read
+from cmf.objects import CHUNK_BYTES, ObjectStore, manifest, mismatched
 from cmf.objects.duplicate import cloned
+from cmf.objects.local import LocalObjects
 from cmf.objects.source import disk_error
 
 _WRITE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
-def write(objects: ObjectStore, digest: str, path: str, *, executable: bool = False) -> int:
+def write(objects: LocalObjects, digest: str, path: str, *, executable: bool = False) -> int:
     """Write a file or a folder at a path where nothing is but perhaps an empty folder; return its size in bytes.
 
     ``executable`` is of a file; those of a folder are as its manifest says.
@@ -45,7 +46,7 @@ def write(objects: ObjectStore, digest: str, path: str, *, executable: bool = Fa
     return size
 
 
-def replace(objects: ObjectStore, digest: str, path: str, *, executable: bool = False) -> int:
+def replace(objects: LocalObjects, digest: str, path: str, *, executable: bool = False) -> int:
     """Write a file or a folder in place of what is at a path; return its size in bytes.
 
     What was there is removed only once the new bytes are whole at its place: a failure leaves or brings back the old.
@@ -105,25 +106,45 @@ def _is_cloned(source: BinaryIO, file: BinaryIO) -> bool:
         return False  # bytes in memory: it came out of a pack
 
 
-def _write_folder(objects: ObjectStore, digest: str, folder: str) -> int:
-    """Write the files of a manifest into a new folder and return their size."""
-    entries = manifest.decode(read(objects, digests.object_of(digest), manifest.MANIFEST_BYTES_MAX))
-    lacking = objects.absent(dict.fromkeys(entry.digest for entry in entries))
+def _write_folder(objects: LocalObjects, digest: str, folder: str) -> int:
+    """Write the files of a manifest into a new folder and return their size; in memory are never more than a part."""
+    held = digests.object_of(digest)
+    size, lacking, one = 0, 0, ""
+    for page in manifest.pages(objects, held):
+        size += sum(entry.size for entry in page)
+        absent = objects.absent(dict.fromkeys(entry.digest for entry in page))
+        lacking += len(absent)
+        one = one or "".join(absent[:1])
     if lacking:
         raise NotFoundError(
-            f"{len(lacking)} of the objects of folder {digest} are not here, {lacking[0]} for one.",
+            f"{lacking} of the objects of folder {digest} are not here, {one} for one.",
             hint="`cmf pull --data` fetches what a hub holds.",
         )
-    check_room(os.path.dirname(folder), sum(entry.size for entry in entries))
+    check_room(os.path.dirname(folder), size)
     os.mkdir(folder)
     made = {folder}
-    size = 0
-    for entry in entries:
-        # The folder is new and ours, and no link is ever made in it: a path that `decode` let pass stays below it.
-        path = os.path.join(folder, os.fsdecode(manifest.raw_path(entry.path)))
-        _make_folders(os.path.dirname(path), made)
-        size += write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
+    for page in manifest.pages(objects, held):
+        for entry, data in zip(page, objects.read_all([entry.digest for entry in page]), strict=True):
+            # The folder is new and ours, and no link is ever made in it: a path that a page holds stays below it.
+            path = f"{folder}/{os.fsdecode(manifest.raw_path(entry.path))}"
+            parent = path.rpartition("/")[0]
+            if parent not in made:
+                _make_folders(parent, made)
+            if data is None or len(data) != entry.size or digests.file_digest(data) != entry.digest:
+                write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
+            else:
+                _write_bytes(data, path, executable=entry.executable)
     return size
+
+
+def _write_bytes(data: bytes, path: str, *, executable: bool) -> None:
+    """Write a few bytes, verified already, into a new file."""
+    handle = os.open(path, _WRITE, 0o777 if executable else 0o666)
+    try:
+        while data:
+            data = data[os.write(handle, data) :]
+    finally:
+        os.close(handle)
 
 
 def _make_folders(folder: str, made: set[str]) -> None:

@@ -237,6 +237,10 @@ def test_a_damaged_manifest_is_not_compared_as_if_it_were_whole(tmp_path: Path) 
     path.write_bytes(path.read_bytes().replace(B.encode(), A.encode(), 1))
     with pytest.raises(CorruptError, match=second):
         list(manifest.Differences(objects, first, second))
+    for damaged in (path.read_bytes(), b"no manifest", HEADER + b"[]\n", HEADER + b"x" * 100_000):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptError, match=second):  # not that it is outside the format: it can be had again
+            list(manifest.pages(objects, second))
 
 
 def test_comparing_large_manifests_takes_memory_for_a_part_of_them_only(tmp_path: Path) -> None:

@@ -223,3 +223,34 @@ def test_many_packs_need_few_open_files(objects: LocalObjects, monkeypatch: pyte
     before = len(os.listdir("/proc/self/fd"))
     assert [read(other, name) for name in NAMES[:40]] == PARTS[:40]
     assert len(os.listdir("/proc/self/fd")) <= before + 7
+
+
+def test_many_objects_are_read_in_the_order_asked_for_wherever_they_lie(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "PACK_OBJECTS_MAX", 7)
+    monkeypatch.setattr(packing, "GAP_BYTES", 300)
+    monkeypatch.setattr(packing, "READ_BYTES", 2_000)
+    filled(objects, *range(0, 60, 2))
+    large = bytes(300_000)
+    objects.put(file_digest(large), large)
+    objects.put(EMPTY, b"")
+    objects.remove([NAMES[10], NAMES[4]])
+    asked = [*NAMES[::-1], *NAMES, NAMES[20], NAMES[20], file_digest(large), EMPTY, *NAMES[:9]]
+    here = {NAMES[n]: PARTS[n] for n in range(0, 60, 2) if n not in (4, 10)} | {EMPTY: b""}
+    for again in (objects, LocalObjects(objects.folder)):
+        assert list(again.read_all(asked)) == [here.get(name) for name in asked]
+
+
+def test_what_is_merged_while_many_objects_are_read_is_found_where_it_is_then(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "READ_BYTES", 100)
+    monkeypatch.setattr(packing, "HANDLES_MAX", 1)
+    for n in range(packing.SMALL_PACKS_MAX):
+        filled(objects, n)
+        objects.close()
+    reading = objects.read_all(NAMES[: packing.SMALL_PACKS_MAX])
+    found = [next(reading) for _ in range(3)]
+    assert LocalObjects(objects.folder).tidy() == packing.SMALL_PACKS_MAX
+    assert [*found, *reading] == PARTS[: packing.SMALL_PACKS_MAX]

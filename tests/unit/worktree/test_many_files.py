@@ -1,0 +1,104 @@
+"""Folders of very many files: what is done with them takes memory for a part of them only."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmf import fetching, moving
+from cmf.errors import NotFoundError, UnreachableError
+from cmf.fetching import Named
+from cmf.model.digest import file_digest, object_of
+from cmf.objects import RemoteStore, manifest
+from cmf.objects.local import LocalObjects
+from cmf.objects.manifest import Entry
+from cmf.worktree import placing
+
+BYTES_A_FILE = 40
+"""A file of a folder that is read from its manifest takes ten times this."""
+
+
+@pytest.fixture
+def objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalObjects:
+    """Return objects of which a part is a few hundred files, so that a few thousand are many."""
+    monkeypatch.setattr(manifest, "CHUNK_BYTES", 32 << 10)
+    monkeypatch.setattr(moving, "AT_ONCE", 500)
+    return LocalObjects(tmp_path / "objects")
+
+
+def folder_of(objects: LocalObjects, count: int) -> str:
+    """Keep a folder of so many files, no two of them alike, and return its digest."""
+    entries = []
+    for number in range(count):
+        data = b"%d of %d" % (number, count)
+        entries.append(Entry(f"{number // 100:03}/{number:06}", file_digest(data), len(data)))
+        objects.put(entries[-1].digest, data, durable=False)
+    data = manifest.encode(entries)
+    objects.put(file_digest(data), data)
+    return manifest.tree_digest(data)
+
+
+def peak(act: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_writing_a_folder_takes_memory_for_a_part_of_it_only(objects: LocalObjects, tmp_path: Path) -> None:
+    few, many = folder_of(objects, 1_000), folder_of(objects, 6_000)
+    objects.close()
+    first = peak(lambda: placing.write(objects, few, str(tmp_path / "few")))
+    second = peak(lambda: placing.write(objects, many, str(tmp_path / "many")))
+    assert second - first < BYTES_A_FILE * 5_000
+    written = sorted(path for path in (tmp_path / "many").rglob("*") if path.is_file())
+    assert [path.read_bytes() for path in written] == [b"%d of 6000" % number for number in range(6_000)]
+
+
+def test_making_sure_of_a_folder_takes_memory_for_a_part_of_it_only(objects: LocalObjects) -> None:
+    few, many = folder_of(objects, 1_000), folder_of(objects, 6_000)
+    objects.close()
+
+    def brought(digest: str) -> int:
+        return peak(lambda: fetching.bring(objects, lambda: (), Named(digest, "data"), moving.Moved()))
+
+    assert brought(many) - brought(few) < BYTES_A_FILE * 5_000
+
+
+def test_one_file_of_a_folder_is_found_without_the_others_in_memory(objects: LocalObjects) -> None:
+    few, many = folder_of(objects, 1_000), folder_of(objects, 6_000)
+
+    def brought(digest: str) -> int:
+        named = Named(digest, "data", "005/000505")
+        return peak(lambda: fetching.bring(objects, lambda: (), named, moving.Moved()))
+
+    assert brought(many) - brought(few) < BYTES_A_FILE * 5_000
+
+
+def test_a_remote_that_is_away_is_asked_once_however_many_files_lack(objects: LocalObjects) -> None:
+    asked = []
+
+    class Away:
+        url = "https://away.example"
+
+        def objects(self, scope: str) -> RemoteStore:
+            asked.append(scope)
+            raise UnreachableError("It is away.")
+
+    digest = folder_of(objects, 3_000)
+    objects.remove([file_digest(b"%d of 3000" % number) for number in range(3_000)])
+    with pytest.raises(UnreachableError):
+        fetching.bring(objects, lambda: [Away()], Named(digest, "data"), moving.Moved())
+    assert len(asked) == 1
+    with pytest.raises(NotFoundError, match="3000 of the objects of data are not here"):
+        fetching.bring(objects, lambda: (), Named(digest, "data"), moving.Moved())
+
+
+def test_the_pages_of_a_manifest_hold_its_files(objects: LocalObjects) -> None:
+    digest = object_of(folder_of(objects, 3_000))
+    whole = [entry for page in manifest.pages(objects, digest) for entry in page]
+    with objects.open(digest) as source:
+        assert whole == manifest.decode(source.read())
