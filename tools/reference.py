@@ -40,6 +40,9 @@ RESULTS = {
 }
 """What the methods of `Repo` answer with: module -> classes."""
 
+FACES = (("cmf.remotes", "Remotes"), ("cmf.space", "Space"))
+"""What properties of `Repo` return, to be asked further: module, class."""
+
 INTERNAL = {"Run.start", "Run.settle", "Run.dropped", "Run.killed", "Run.forked", "Run.buffers"}
 """Public to the package's other modules, but called by `cmf.run` and by a fork, never by a script."""
 
@@ -233,6 +236,7 @@ def python_page() -> str:
         found = getattr(cmf, name)
         title = f"cmf.{name}"
         parts.append(class_part(title, found) if inspect.isclass(found) else function_part(title, found, 2))
+    parts += [class_part(name, getattr(importlib.import_module(module), name)) for module, name in FACES]
     rest = [f"`cmf.{name}`" for name in cmf.__all__ if name.endswith("Error")]
     parts.append(f"## Errors\n\n{wrapped(', '.join(rest) + ': see [errors](errors.md).')}")
     parts.append("## What questions are answered with\n\nThese are read, never made by a script.")

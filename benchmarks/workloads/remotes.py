@@ -83,7 +83,7 @@ def move(*, tiny: bool, name: str, server: str, repeat: str) -> dict[str, list[f
     place, bucket = Path("there").absolute(), f"s3://{buckets.NAME}/{name}{repeat}"
     with cmf.open() as repo:
         repo.collect()
-        repo.set_remote("place", str(place))
+        repo.remotes.set("place", str(place))
         copied = _timed(lambda: _copy(path))
         folder = _timed(lambda: repo.push("place"))
         raw = _timed(lambda: _put_raw(path, server, f"raw-{name}{repeat}"))
@@ -95,7 +95,7 @@ def move(*, tiny: bool, name: str, server: str, repeat: str) -> dict[str, list[f
     other.mkdir()
     with cmf.init(other) as repo:
         repo.unpack("records.cmfb")
-        repo.set_remote("place", str(place))
+        repo.remotes.set("place", str(place))
     shutil.rmtree(other / ".cmf" / "objects")  # small files came along
     with cmf.open(other) as repo:
         started = time.perf_counter()

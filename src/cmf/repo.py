@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import msgspec
 
@@ -30,7 +30,6 @@ from cmf import (
     series,
     sync,
     tables,
-    whereabouts,
     withdrawing,
     witness,
 )
@@ -43,19 +42,17 @@ from cmf.graph.index import Direction, Index, Target
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.model.exchange import EVERYTHING, Sample, View
-from cmf.objects import ObjectStore, RemoteStore, read
+from cmf.objects import ObjectStore, read
 from cmf.objects.local import LocalObjects
 from cmf.overview import Status
 from cmf.redaction import Redactor
-from cmf.remote.data import DataRemote, is_data
+from cmf.remote.data import DataRemote
+from cmf.remotes import Remotes
 from cmf.series import Points
 from cmf.space import Space
 from cmf.store.sql import SqlStore
 from cmf.tables import Results
 from cmf.worktree.files import Files
-
-if TYPE_CHECKING:
-    from cmf.remote import HubClient
 
 
 class Repo:
@@ -69,6 +66,7 @@ class Repo:
         self.objects = LocalObjects(folder / "objects")
         self.files = Files(self.objects, self.root, rules=self.config.data)
         self.store: SqlStore = collect.open_store(folder)
+        self._remotes = Remotes(folder, self.store, environment)
         self.collected = collect.Collected(problems=[])
 
     def __enter__(self) -> Self:
@@ -87,7 +85,12 @@ class Repo:
     @property
     def space(self) -> Space:
         """Return what takes space here, what of it may go, and where bytes are."""
-        return Space(self.folder, self.store, self.objects, self.config, self.site, self._holders)
+        return Space(self.folder, self.store, self.objects, self.config, self.site, self.remotes)
+
+    @property
+    def remotes(self) -> Remotes:
+        """Return the remotes: their names, how they are opened, and what is followed of them."""
+        return self._remotes
 
     @property
     def site(self) -> str:
@@ -182,7 +185,7 @@ class Repo:
 
     def _index(self, remote: str) -> Index:
         if remote:
-            return self.hub(remote).index
+            return self.remotes.hub(remote).index
         self.collect()
         return self.store.index
 
@@ -231,7 +234,7 @@ class Repo:
         return found
 
     def _series_objects(self, remote: str) -> ObjectStore:
-        return self.hub(remote).objects("") if remote else self.objects
+        return self.remotes.hub(remote).objects("") if remote else self.objects
 
     def ranks(self, execution: str | views.Execution, *, remote: str = "") -> Results[views.Rank]:
         """Return the processes that wrote an execution: of each attempt its ranks, with how each ended, and where."""
@@ -249,9 +252,9 @@ class Repo:
         No file is read. What is no folder is a `UsageError`.
         """
         self.collect()
-        hubs = functools.partial(self._hubs, "")
+        hubs = self.remotes.hubs
         found = [fetching.find(self.store.index, hubs, text) for text in (first, second)]
-        holders = functools.partial(self._holders, "")
+        holders = self.remotes.holders
         both = [fetching.manifest_of(self.objects, holders, named, moving.Moved()) for named in found]
         return comparison.folders(self.objects, *both)
 
@@ -323,24 +326,15 @@ class Repo:
 
     def _bring(self, text: str, remote: str, moved: moving.Moved, progress: moving.Progress) -> fetching.Brought:
         self.collect()
-        named = fetching.find(self.store.index, lambda: self._hubs(remote), text)
+        named = fetching.find(self.store.index, functools.partial(self.remotes.hubs, remote), text)
         before = moved.objects
-        bring = functools.partial(fetching.bring, self.objects, lambda: self._holders(remote), named, moved, progress)
+        holders = functools.partial(self.remotes.holders, remote)
+        bring = functools.partial(fetching.bring, self.objects, holders, named, moved, progress)
         try:
             return self.space.whole(named.digest, bring, remote=remote)
         finally:
             if moved.objects > before:
                 moving.note_kept(self.store, self.objects)
-
-    def _holders(self, remote: str) -> Iterator[fetching.Holder]:
-        return (self.remote(name) for name in self._names(remote))
-
-    def _names(self, remote: str) -> list[str]:
-        return [remote] if remote else sorted(self.config.remotes, key=lambda name: (name != "origin", name))
-
-    def _hubs(self, remote: str) -> Iterator[HubClient]:
-        found = (self.remote(name) for name in self._names(remote))
-        return (each for each in found if not isinstance(each, DataRemote))
 
     # ---- beside the code -----------------------------------------------------------------------------------------
 
@@ -382,49 +376,6 @@ class Repo:
         return found
 
     # ---- remotes -------------------------------------------------------------------------------------------------
-
-    def hub(self, name: str = "") -> HubClient:
-        """Return the client of a remote that is a hub, named as for `remote`."""
-        found = self.remote(name)
-        if isinstance(found, DataRemote):
-            raise UsageError(f"'{name or found.url}' holds data, and no records.", hint="Name a hub for that.")
-        return found
-
-    def remote(self, name: str = "") -> HubClient | DataRemote:
-        """Return a remote: the one named, else `CMF_REMOTE`, else `origin`, else the only one."""
-        from cmf.remote import HubClient
-
-        remotes = self.config.remotes
-        name = name or self.environment.remote
-        if not name:
-            name = "origin" if "origin" in remotes or len(remotes) != 1 else next(iter(remotes))
-        if name not in remotes and "://" not in name:
-            raise NotFoundError(
-                f"There is no remote '{name}' here.",
-                hint=f"Known: {', '.join(sorted(remotes)) or 'none'}. Add one with 'cmf remote add {name} URL'.",
-            )
-        url = remotes[name].url if name in remotes else name
-        if is_data(url):
-            return DataRemote(url, self.environment.cloud_options(), watch=self._watch)
-        return HubClient(url, state_home=self.environment.state_home, keys=self.folder / "keys", watch=self._watch)
-
-    def _watch(self, objects: RemoteStore, url: str, scope: str) -> RemoteStore:
-        return whereabouts.Watched(objects, self.store.whereabouts, url, part=scope != "")
-
-    def set_remote(self, name: str, url: str | None) -> None:
-        """Add or replace a remote; None removes it."""
-        remotes = dict(self.config.remotes)
-        if url is None:
-            if name in remotes and not is_data(remotes[name].url):
-                self.follow(name, ())
-            if remotes.pop(name, None) is None:
-                raise NotFoundError(f"There is no remote '{name}' here.")
-        else:
-            if not config.NAME.fullmatch(name):
-                raise UsageError(f"'{name}' is not a remote's name.", hint="Use letters, digits, '.', '_' and '-'.")
-            remotes[name] = config.Remote(url=url)
-        self.config = msgspec.structs.replace(self.config, remotes=remotes)
-        config.write(self.folder, self.config)
 
     def pack(
         self,
@@ -515,11 +466,7 @@ class Repo:
 
     def _withdrawing(self) -> withdrawing.Place:
         self.collect(cut=True)
-        return withdrawing.Place(self.store, self.objects, collect.site(self.folder).secret, self._hubs(""))
-
-    def trust(self, remote: str) -> None:
-        """Forget a hub's key and log, to believe them anew: see `cmf.witness`."""
-        witness.trust(self.store, self.hub(remote))
+        return withdrawing.Place(self.store, self.objects, collect.site(self.folder).secret, self.remotes.hubs())
 
     def push(
         self,
@@ -531,7 +478,7 @@ class Repo:
         progress: moving.Progress = moving.nothing,
     ) -> moving.Moved:
         """Send this site's records, and the objects that go with them, to a hub; to a remote of data its data."""
-        there = self.remote(remote)
+        there = self.remotes.open(remote)
         if isinstance(there, DataRemote):
             return moving.push_data(
                 self.folder, self.store, self.objects, there.objects(), collect.Clock.now(), dry=dry, progress=progress
@@ -566,7 +513,7 @@ class Repo:
         chosen is followed from now on, too; without a choice all that is followed comes. See `cmf.following`.
         """
         self.collect()
-        there = self.remote(remote)
+        there = self.remotes.open(remote)
         filters.parse(where)
         view = View(scopes=tuple(scopes), sites=tuple(sites), where=where)
         if isinstance(there, DataRemote):
@@ -580,15 +527,6 @@ class Repo:
             following.add(self.store, there.url, asked or (view,))
         return moved
 
-    def followed(self, remote: str = "") -> tuple[View, ...]:
-        """Return what a pull that is told nothing else brings from a hub; none if no pull has said yet."""
-        there = self.remote(remote)
-        return () if isinstance(there, DataRemote) else following.followed(self.store, there.url)
-
-    def follow(self, remote: str, views: Sequence[View]) -> None:
-        """Have a pull that is told nothing else bring these views from now on. What is here stays."""
-        following.follow(self.store, self.hub(remote).url, views)
-
     def pull_lineage(
         self,
         root: str,
@@ -601,7 +539,7 @@ class Repo:
     ) -> moving.Moved:
         """Bring one thing that a hub holds and all it came from, or (``down``) all that came from it."""
         self.collect()
-        hub, options = self.hub(remote), {"data": data, "dry": dry}
+        hub, options = self.remotes.hub(remote), {"data": data, "dry": dry}
         return sync.pull_lineage(self.store, self.objects, hub, root, direction, progress=progress, **options)
 
     # ---- health --------------------------------------------------------------------------------------------------
@@ -629,7 +567,7 @@ class Repo:
             references=len(references),
             drifted=[found for found in references if found.state != "same"],
             pointers=self.pointers(),
-            remotes={name: remote.url for name, remote in self.config.remotes.items()},
+            remotes=dict(self.remotes.named),
         )
 
     def references(self) -> list[Reference]:
@@ -647,7 +585,7 @@ class Repo:
 
     def verify_log(self, remote: str = "") -> witness.Shown:
         """Have a hub show that its log is as it was, and holds what it sent or acknowledged; say what is wrong."""
-        there = self.remote(remote)
+        there = self.remotes.open(remote)
         return witness.Shown() if isinstance(there, DataRemote) else witness.ask(self.store, there)
 
 

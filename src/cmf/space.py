@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from cmf import collect, costs, fetching, freeing, keeping, mending, whereabouts
 from cmf.config import Config
 from cmf.errors import CorruptError, NotFoundError
-from cmf.fetching import Holder, Holders, Named
+from cmf.fetching import Holders, Named
 from cmf.moving import Moved, Progress, nothing
 from cmf.objects.local import LocalObjects
+from cmf.remotes import Remotes
 from cmf.store.sql import SqlStore
 
 _T = TypeVar("_T")
 
 
 class Space:
-    """The bytes of one store. ``holders`` gives the remotes that may hold them too: all, or the one that is named."""
+    """The bytes of one store. ``remotes`` may hold them too."""
 
     def __init__(
         self,
@@ -27,14 +28,14 @@ class Space:
         objects: LocalObjects,
         config: Config,
         site: str,
-        holders: Callable[[str], Iterable[Holder]],
+        remotes: Remotes,
     ) -> None:
         self._folder = folder
         self._store = store
         self._objects = objects
         self._config = config
         self._site = site
-        self._holders = holders
+        self._remotes = remotes
 
     def free(
         self,
@@ -57,7 +58,7 @@ class Space:
             self._objects,
             collect.Clock.now(),
             older_than=older_than,
-            holders=[*self._holders(remote)] if elsewhere else (),
+            holders=[*self._remotes.holders(remote)] if elsewhere else (),
             copies=(copies or self._config.copies) if elsewhere else 0,
             force=force,
             progress=progress,
@@ -65,7 +66,7 @@ class Space:
 
     def mend(self, damaged: Sequence[str], *, remote: str = "") -> mending.Mended:
         """Fetch objects again that are damaged here, from whoever has them whole."""
-        return mending.again(self._objects, self._holders(remote), damaged)
+        return mending.again(self._objects, self._remotes.holders(remote), damaged)
 
     def whole(self, digest: str, act: Callable[[], _T], *, remote: str = "") -> _T:
         """Do something with an artifact's bytes; once more, if all that was damaged of them here came again."""
@@ -78,7 +79,7 @@ class Space:
 
     def source(self, remote: str, progress: Progress) -> Source:
         """Return where the bytes of artifacts come from: all remotes, or the one that is named."""
-        return Source(self, self._objects, lambda: self._holders(remote), remote, progress)
+        return Source(self, self._objects, lambda: self._remotes.holders(remote), remote, progress)
 
     def _mend_artifact(self, digest: str, remote: str) -> bool:
         """Fetch again what of an artifact is damaged here; tell whether something was, and all of that is whole."""
@@ -95,7 +96,7 @@ class Space:
         ``repair``: replace what is damaged there and whole here.
         """
         scopes = sorted({stream["scope"] for stream in self._store.streams()})
-        (holder,) = self._holders(remote)
+        (holder,) = self._remotes.holders(remote)
         done = mending.check(holder, scopes, progress)
         if repair and done.damaged:
             done.mended = mending.send_again(self._objects, holder, scopes, [*done.damaged]).mended
@@ -116,7 +117,7 @@ class Space:
             return 0
         held = (digest for digest, _ in self._objects.list())
         wanted = keeping.artifact_objects(self._store, self._objects)
-        places = {remote.url.rstrip("/") for remote in self._config.remotes.values()}
+        places = {url.rstrip("/") for url in self._remotes.named.values()}
         return whereabouts.scarce(self._store.whereabouts, held, wanted, places, copies)
 
     def whereabouts(self, digest: str) -> whereabouts.Whereabouts:
@@ -129,7 +130,7 @@ class Space:
             self._store.whereabouts,
             self._objects,
             digest,
-            remotes={name: remote.url for name, remote in self._config.remotes.items()},
+            remotes=self._remotes.named,
             sites=whereabouts.sites(index, next(iter(found.values())).uses, but=self._site),
         )
 

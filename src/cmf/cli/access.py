@@ -194,7 +194,7 @@ def access(at: str) -> Iterator[HubAccess]:
     environment = config.environment()
     if config.find(Path.cwd(), override=environment.dir) is not None:
         with repo.open_repo() as here:
-            yield (here.hub(at) if at or here.config.remotes else here.hub(LOCAL_URL)).access
+            yield here.remotes.hub(at or ("" if here.remotes.named else LOCAL_URL)).access
         return
     if at and "://" not in at:
         raise NotFoundError(f"There is no store here that knows a remote '{at}'.", hint="Give the hub's URL.")

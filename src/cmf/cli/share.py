@@ -47,7 +47,7 @@ def remote_add(name: str, url: str, invite: str, *, token: bool) -> None:
     with _here() as here:
         _join(here, name, url, invite)
         if token:
-            here.hub(name).keep(_asked_for("Token"))
+            here.remotes.hub(name).keep(_asked_for("Token"))
         if url.startswith(UNTESTED):
             click.echo(f"{url.partition(':')[0]}:// is offered, but untested with cmf: keep another copy.", err=True)
         click.echo(f"Remote {name} is {url}. Next: cmf push {name}")
@@ -86,15 +86,18 @@ def _join(here: Repo, name: str, url: str, invite: str) -> None:
             f"'{url}' is no remote that cmf can use.",
             hint="A hub starts with http:// or https://; data may be in a folder, or at ssh://, s3://, gs:// or az://.",
         )
-    previous = here.config.remotes.get(name)
-    here.set_remote(name, url)
+    previous = here.remotes.named.get(name)
+    here.remotes.set(name, url)
     if not invite:
         return
     try:
-        client = here.hub(name)
+        client = here.remotes.hub(name)
         client.enrol(invite, collect.writer_key(here.folder, os.getuid()).public, here.site)
     except BaseException:  # ctrl-C too: a remote that did not let us in is not kept
-        here.set_remote(name, previous.url if previous else None)
+        if previous is None:
+            here.remotes.remove(name)
+        else:
+            here.remotes.set(name, previous)
         raise
     click.echo(f"Joined {url} as {here.site}.")
 
@@ -104,7 +107,7 @@ def _join(here: Repo, name: str, url: str, invite: str) -> None:
 def remote_remove(name: str) -> None:
     """Forget a hub. Nothing that was pushed or pulled is touched."""
     with _here() as here:
-        here.set_remote(name, None)
+        here.remotes.remove(name)
     click.echo(f"Remote {name} is forgotten.")
 
 
@@ -113,7 +116,7 @@ def remote_remove(name: str) -> None:
 def remote_trust(name: str) -> None:
     """Accept a hub's key and log as they are now: after it was set up anew, or restored from a backup."""
     with _here() as here:
-        here.trust(name)
+        here.remotes.trust(name)
     click.echo(f"What is known of {name} is forgotten; the next pull believes what it sees.")
 
 
@@ -136,8 +139,8 @@ def remote_follow(name: str, *, view: View, everything: bool) -> None:
         raise UsageError("--all goes with no other choice.")
     with _here() as here:
         if everything or view != EVERYTHING:
-            here.follow(name, [view])
-        follows = here.followed(name) or (EVERYTHING,)
+            here.remotes.follow(name, [view])
+        follows = here.remotes.followed(name) or (EVERYTHING,)
     for each in follows:
         click.echo(following.described(each))
 
@@ -151,8 +154,8 @@ def remote_list(as_json: bool) -> None:
     from cmf.model.exchange import EVERYTHING
 
     with _here() as here:
-        remotes = {name: found.url for name, found in here.config.remotes.items()}
-        follows = {name: here.followed(name) for name in remotes}
+        remotes = here.remotes.named
+        follows = {name: here.remotes.followed(name) for name in remotes}
     if as_json:
         render.to_json(remotes)
         return
@@ -253,12 +256,12 @@ def pull(
             moved = here.fetch(artifacts, remote=remote, progress=progress)
         elif promised:
             here.collect()
-            moved = sync.pull_promised(here.store, here.hub(remote), progress=progress)
+            moved = sync.pull_promised(here.store, here.remotes.hub(remote), progress=progress)
         elif root := ancestors or descendants:
             direction: Direction = "up" if ancestors else "down"
             moved = here.pull_lineage(root, direction, remote=remote, data=data, dry=dry_run, progress=progress)
         else:
-            before = here.followed(remote)
+            before = here.remotes.followed(remote)
             moved = here.pull(
                 remote,
                 scopes=view.scopes,
@@ -269,7 +272,7 @@ def pull(
                 dry=dry_run,
                 progress=progress,
             )
-            follows = here.followed(remote)
+            follows = here.remotes.followed(remote)
             if chosen and follows != before and not as_json:
                 said = ", and ".join(following.described(each) for each in follows)
                 click.echo(f"'cmf pull' now brings {said}; 'cmf pull --all' brings everything.")
