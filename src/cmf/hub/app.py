@@ -6,9 +6,8 @@ import asyncio
 import inspect
 import logging
 import re
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 from litestar import Litestar, Response, delete, get, post, put
 from litestar.background_tasks import BackgroundTask
@@ -33,10 +32,11 @@ from cmf.model import wire
 from cmf.model.prefixes import Below
 
 OBJECT_BYTES_MAX = 1 << 40
-SPOOL_BYTES = 4 << 20
 READ_BYTES = 1 << 20
 ANSWERED_WHOLE_BYTES = 1 << 20
 BULK = "application/octet-stream"
+LOOK_SECONDS, LOOKS_MIN, LOOKS = 0.25, 8, 260
+"""How often it is looked whether a request still writes to a part: longer than a silent client is waited for."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names that a request to a loopback hub may give as its host: a web page elsewhere can point any other name here."""
 
@@ -48,6 +48,7 @@ AsksWanted = Annotated[
 IsDirect = Annotated[
     bool, Parameter(query="direct", description="The caller would be sent to the hub's bucket: 307 if it can be.")
 ]
+From = Annotated[int, Parameter(query="from", ge=0, description="How many bytes came before, and are not sent.")]
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
 
@@ -227,17 +228,38 @@ def get_objects(request: AnyRequest, data: wire.Digests) -> Response[bytes]:
 
 
 @put("/v1/objects/{digest:str}", status_code=200, request_max_body_size=OBJECT_BYTES_MAX)
-async def put_object(request: AnyRequest, digest: str, under: Under, *, is_folder: IsFolder = False) -> dict[str, int]:
-    """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest."""
+async def put_object(
+    request: AnyRequest, digest: str, under: Under, start: From = 0, *, is_folder: IsFolder = False
+) -> dict[str, int]:
+    """Take in an object's bytes under a scope: verified, then granted there; or a folder's manifest.
+
+    Large ones may go on behind what came before: 409 if that is not there any more.
+    """
     hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
-    hub.grants.check(caller, under, digest)
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(hub.folder)) as spool:
+    incoming = await sync_to_thread(hub.grants.begin, caller, under, digest, start)
+    try:
         async for chunk in request.stream():
-            await asyncio.to_thread(spool.write, chunk)
-        spool.seek(0)
-        source: Any = spool
-        size = await asyncio.to_thread(lambda: hub.grants.put(caller, under, digest, source, folder=is_folder))
+            await asyncio.to_thread(incoming.write, chunk)
+        size = await asyncio.to_thread(lambda: hub.grants.put(caller, under, digest, incoming, folder=is_folder))
+    finally:
+        await asyncio.to_thread(incoming.close)
     return {"size": size}
+
+
+@get("/v1/objects/{digest:str}/part", status_code=200)
+async def part_of_object(request: AnyRequest, digest: str, under: Under) -> wire.Part:
+    """Say how much of a large object is here whose sending under a scope was cut, and which bytes those are."""
+    hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
+    seen = 0
+    for look in range(LOOKS):
+        found = await sync_to_thread(hub.grants.part, caller, under, digest)
+        if isinstance(found, wire.Part):
+            return found
+        if look > LOOKS_MIN and found > seen:
+            break  # somebody sends it
+        seen = found
+        await asyncio.sleep(LOOK_SECONDS)  # a line that was cut may look alive to the request that still reads it
+    return wire.Part()
 
 
 @post("/v1/objects/{digest:str}/upload", sync_to_thread=True, status_code=200)
@@ -309,6 +331,7 @@ ROUTES = (
         put_objects,
         get_objects,
         put_object,
+        part_of_object,
         lend_upload,
         settle_upload,
         get_object,

@@ -25,7 +25,7 @@ from cmf.model import digest as digests
 from cmf.model import prefixes, wire
 from cmf.model.exchange import Admission, Head, View
 from cmf.model.records import covers
-from cmf.objects import manifest, read
+from cmf.objects import CHUNK_BYTES, RemoteStore, manifest, read
 from cmf.remote import HubClient
 
 LOOK_SECONDS = 1.0
@@ -320,13 +320,25 @@ class _Turn:
             self._moved.object_bytes += sum(len(found.data) for found in kept)
             for digest in (found.digest for found in page if found.large):
                 try:
-                    with remote.open(digest) as source:
-                        size = self._hub.grants.put(self._caller, scope, digest, source, folder=False)
+                    size = self._take_large(remote, scope, digest)
                 except NotFoundError:
                     continue
                 self._moved.objects += 1
                 self._moved.object_bytes += size
                 self._beat()
+
+    def _take_large(self, remote: RemoteStore, scope: str, digest: str) -> int:
+        """Fetch an object behind what came of it the last time; return its size. Only the whole is believed."""
+        held = self._hub.grants.part(self._caller, scope, digest)
+        start = held.size if isinstance(held, wire.Part) else 0
+        with (
+            remote.open(digest, start) as source,
+            self._hub.grants.begin(self._caller, scope, digest, start) as incoming,
+        ):
+            while data := source.read(CHUNK_BYTES):
+                incoming.write(data)
+                self._beat()
+            return self._hub.grants.put(self._caller, scope, digest, incoming, folder=False)
 
     def _send_objects(self, scopes: Sequence[str]) -> None:
         """Send what the peer says that it lacks below some prefixes, as far as it was sent here under that scope."""

@@ -6,9 +6,7 @@ Safe to call from several threads.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import BinaryIO
 
 from cmf import errors
 from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
@@ -16,6 +14,7 @@ from cmf.hub.auth import Auth, Caller
 from cmf.hub.bodies import framed, page
 from cmf.hub.direct import Direct
 from cmf.hub.objects import HubObjects, Put
+from cmf.hub.parts import Incoming, Parts
 from cmf.model import digest as digests
 from cmf.model import wire
 from cmf.model.records import is_scope
@@ -27,11 +26,14 @@ from cmf.store.sql import SqlStore
 class Grants:
     """What is granted at one hub, and the way in and out for bytes."""
 
-    def __init__(self, dialect: Dialect, store: SqlStore, auth: Auth, objects: HubObjects, direct: Direct) -> None:
+    def __init__(
+        self, dialect: Dialect, store: SqlStore, auth: Auth, objects: HubObjects, parts: Parts, direct: Direct
+    ) -> None:
         self._dialect = dialect
         self._store = store
         self._auth = auth
         self._objects = objects
+        self._parts = parts
         self._direct = direct
 
     def check(self, caller: Caller, scope: str, digest: str = "") -> None:
@@ -53,19 +55,29 @@ class Grants:
         granted = self._auth.granted(asked.scope, asked.digests)
         return [digest for digest in asked.digests if digest not in granted]
 
-    def put(self, caller: Caller, scope: str, digest: str, source: BinaryIO, *, folder: bool) -> int:
-        """Take in an object's bytes under a scope, verified; grant it there.
+    def part(self, caller: Caller, scope: str, digest: str) -> wire.Part | int:
+        """Return what is here of an object that the caller sends under a scope: see `Parts.held`."""
+        self.check(caller, scope, digest)
+        return self._parts.held(caller.principal, scope, digest)
+
+    def begin(self, caller: Caller, scope: str, digest: str, start: int = 0) -> Incoming:
+        """Begin to take in an object under a scope, or go on behind what is here of it: see `Parts.begin`."""
+        self.check(caller, scope, digest)
+        return self._parts.begin(caller.principal, scope, digest, start)
+
+    def put(self, caller: Caller, scope: str, digest: str, incoming: Incoming, *, folder: bool) -> int:
+        """Make what came the object, verified; grant it under a scope.
 
         ``folder``: these bytes are a folder's manifest, which is granted only once every member was sent there.
         """
         self.check(caller, scope, digest)
         if folder:  # checked before it is kept: what is refused would stay, and nobody would own it
-            data = source.read(manifest.MANIFEST_BYTES_MAX + 1)
-            if (actual := digests.file_digest(data)) != digest:
-                raise mismatched(digest, actual)
-            self._check_members(scope, digest, data)
-            source = io.BytesIO(data)
-        size = self._objects.put(digest, source)
+            try:
+                self._check_members(scope, digest, incoming.whole(manifest.MANIFEST_BYTES_MAX))
+            except CmfError:
+                incoming.discard()
+                raise
+        size = incoming.settle(self._objects)
         self._grant(scope, {digest: folder})
         return size
 

@@ -16,6 +16,7 @@ from cmf.model import digest as digests
 from cmf.model.wire import Small
 from cmf.objects import SizedStore, check_name, mismatched, read
 from cmf.objects.bucket import in_flight
+from cmf.objects.draft import Draft
 from cmf.objects.local import LocalObjects
 from cmf.objects.remote import RemoteObjects
 from cmf.worktree.uri import bare
@@ -40,6 +41,10 @@ class HubObjects(SizedStore, Protocol):
 
     def smalls(self, digests: Iterable[str], bytes_max: int) -> Iterator[Small]:
         """Yield objects in the order asked for, verified; those over a size without bytes; what isn't held, not."""
+        ...
+
+    def settle(self, digest: str, draft: Draft) -> None:
+        """Make a draft that is known to have an object's bytes that object; it is durable, and the draft gone, then."""
         ...
 
     def close(self) -> None:
@@ -92,6 +97,12 @@ class BucketObjects(RemoteObjects):
         for _, found in in_flight(lambda digest: _small(self, digest, bytes_max), digests, IN_FLIGHT):
             if found is not None:
                 yield found
+
+    def settle(self, digest: str, draft: Draft) -> None:
+        """Send a draft's bytes to the bucket: see `HubObjects.settle`."""
+        with draft.reader() as source:
+            self.put(digest, source)
+        draft.discard()
 
     def adopt(self, name: str, digest: str, size: int) -> None:
         """Make a file of the bucket, which is known to have an object's bytes, that object; the file stays."""

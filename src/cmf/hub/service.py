@@ -24,7 +24,8 @@ from cmf.hub.direct import Direct
 from cmf.hub.grants import Grants
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
-from cmf.hub.objects import open_objects
+from cmf.hub.objects import FOLDER, open_objects
+from cmf.hub.parts import Parts
 from cmf.hub.peers import Peers
 from cmf.hub.readable import ReadableIndex
 from cmf.model import prefixes, wire
@@ -34,6 +35,7 @@ from cmf.model.exchange import Head, View
 from cmf.model.records import covers, is_scope
 from cmf.model.rotation import Vouch
 from cmf.model.segment import Genesis, Segment
+from cmf.objects.local import TEMPORARY
 from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
@@ -98,7 +100,14 @@ class Hub:
         except CmfError:
             self.store.close()
             raise
-        self.grants = Grants(self._dialect, self.store, self.auth, self.objects, Direct(folder, self.objects, secret))
+        self.grants = Grants(
+            self._dialect,
+            self.store,
+            self.auth,
+            self.objects,
+            Parts(folder / FOLDER / TEMPORARY),
+            Direct(folder, self.objects, secret),
+        )
 
     def close(self) -> None:
         """Close the database and the objects."""

@@ -192,6 +192,13 @@ class Digests(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scope: str = ""
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What is at a hub of an object whose sending was cut: so many bytes, with that hash (hex)."""
+
+    size: int = 0
+    sha256: str = ""
+
+
 class AskUpload(msgspec.Struct, frozen=True, kw_only=True):
     """A site wants to put an object of so many bytes, to be sent under a scope, into the hub's bucket itself."""
 

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from cmf.model import digest as digests
 from cmf.objects import Resumed, mismatched, unnoticed
@@ -55,6 +55,14 @@ class Draft:
         if (actual := digests.FILE + raw.hex()) != digest:
             raise mismatched(digest, actual)
         return source.size
+
+    def read(self, size: int) -> bytes:
+        """Return the first bytes."""
+        return os.pread(self._file, size, 0)
+
+    def reader(self) -> BinaryIO:
+        """Open what is there for reading."""
+        return open(self._path, "rb")
 
     def link(self, source: Source) -> os.stat_result | None:
         """Become another name of a file, which is read-only from now on; None if that can't be.
@@ -107,6 +115,11 @@ class Draft:
             if error.errno not in _NO_LINKS or os.path.exists(target):
                 raise
             self.rename(target)
+
+    def discard(self) -> None:
+        """Throw it away."""
+        os.unlink(self._path)
+        self._exists = False
 
     def __enter__(self) -> Self:
         return self

@@ -211,6 +211,10 @@ class LocalObjects:
                 self._settle(part, path, durable=True)
         return size
 
+    def settle(self, digest: str, draft: Draft) -> None:
+        """Make a draft that has an object's bytes that object, in place of what is held; it is durable then."""
+        self._settle(draft, self._path(digest), durable=True)
+
     def adopt(self, path: str | os.PathLike[str], *, durable: bool = True, link: bool = False) -> Taken:
         """Take in a local file, hashed while it is copied.
 

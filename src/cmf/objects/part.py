@@ -34,6 +34,7 @@ class Part(Draft):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(self._file), os.stat(path)):
                 raise BlockingIOError  # who had it has just made it the object
+            self._was = os.fstat(self._file)
             os.utime(self._file)  # whoever deletes what nobody goes on with leaves it
         except BaseException:  # ctrl-C too: nobody else would close it
             os.close(self._file)
@@ -65,19 +66,28 @@ class Part(Draft):
             size += len(chunk)
         return found, size
 
-    def read(self, size: int) -> bytes:
-        """Return the first bytes."""
-        return os.pread(self._file, size, 0)
+    def end(self) -> int:
+        """Return the size of what is there; what is written comes behind it."""
+        return os.lseek(self._file, 0, os.SEEK_END)
+
+    def stat(self) -> os.stat_result:
+        """Return what it is like now, to be compared with how somebody finds it."""
+        return os.fstat(self._file)
+
+    def is_as(self, left: os.stat_result) -> bool:
+        """Tell whether it was, when it was taken, as somebody left it."""
+        was = self._was
+        return (was.st_ino, was.st_size, was.st_mtime_ns) == (left.st_ino, left.st_size, left.st_mtime_ns)
 
     def clear(self) -> None:
         """Throw away what is there."""
         os.ftruncate(self._file, 0)
 
     def close(self, *, sync: bool) -> None:
-        """Make it read-only, and durable if asked. The lock stays until it has its name: nobody may write to it now."""
-        os.fchmod(self._file, 0o444)
+        """Make it durable, if asked, and read-only. The lock stays until it has its name: nobody may write to it."""
         if sync:
             os.fsync(self._file)
+        os.fchmod(self._file, 0o444)  # last: who is killed while the disk works can go on with it
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         try:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import os
-import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
+PIECE_BYTES = 256 << 10
+SENT_AT_ONCE_BYTES = 16 << 10
 ANSWER_BYTES_MAX = 256 << 20
 PROBLEM_BYTES_MAX = 64 << 10
 WAIT_SECONDS_MAX = 30
@@ -222,10 +222,19 @@ class HubClient:
 
     # ---- requests --------------------------------------------------------------------------------------------------
 
-    def ask(self, method: str, path: str, message: Any, kind: type[_Message], *, with_token: bool = True) -> _Message:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        message: Any,
+        kind: type[_Message],
+        *,
+        with_token: bool = True,
+        read_s: float = READ_SECONDS,
+    ) -> _Message:
         """Send a JSON message; return the JSON answer."""
         body = None if message is None else wire.encode(message)
-        with self.request(method, path, body, with_token=with_token) as response:
+        with self.request(method, path, body, with_token=with_token, read_s=read_s) as response:
             return wire.decode(bounded(response, wire.JSON_BYTES_MAX), kind)
 
     def tell(self, method: str, path: str, message: Any = None) -> None:
@@ -244,7 +253,7 @@ class HubClient:
         self,
         method: str,
         path: str,
-        body: bytes | BinaryIO | Iterator[bytes] | None,
+        body: bytes | Body | None,
         *,
         headers: Mapping[str, str] | None = None,
         with_token: bool = True,
@@ -272,27 +281,29 @@ class HubClient:
             backoff_factor=0.2,
             respect_retry_after_header=False,
         )
-        rewind = _rewinding(body)
+        carried = Body(body) if isinstance(body, bytes) else body
+        is_long = isinstance(body, Body) or (body is not None and len(body) > SENT_AT_ONCE_BYTES)
+        sent |= {"content-length": str(len(body))} if isinstance(body, bytes) else {}
         waits = 0
         while True:
             try:
                 response = self._pool.request(
                     method,
                     self.url + path,
-                    body=body,
+                    body=carried,
                     headers={**sent, **(headers or {})},
                     preload_content=False,
                     retries=retries,
                     redirect=False,
-                    timeout=Timeout(connect=CONNECT_SECONDS, read=read_s),
+                    # The first is also how long each piece of a body may take. A short one fits into what is buffered.
+                    timeout=Timeout(connect=READ_SECONDS if is_long else CONNECT_SECONDS, read=read_s),
                 )
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise self._unreachable(error) from error
-            if response.status != 429 or waits == WAITS_MAX or rewind is None:
+            if response.status != 429 or waits == WAITS_MAX or not (carried is None or carried.is_repeatable):
                 break
             waits += 1
             self._wait(response)
-            rewind()
         try:
             if _has_no_end(response):
                 raise urllib3.exceptions.ProtocolError("the connection was cut inside the headers")
@@ -371,13 +382,28 @@ def framed(body: bytes, wanted: int) -> tuple[list[bytes], wire.End]:
     return found, end
 
 
-def _rewinding(body: bytes | BinaryIO | Iterator[bytes] | None) -> Callable[[], object] | None:
-    """Return what makes a body ready to be sent once more; None if it can be sent only once."""
-    if body is None or isinstance(body, bytes):
-        return lambda: None
-    if isinstance(body, io.IOBase | tempfile.SpooledTemporaryFile) and body.seekable():
-        return functools.partial(body.seek, body.tell())
-    return None
+class Body:
+    """What a request carries, to be sent as often as it takes; in pieces, so that each has its own time on a slow line.
+
+    What breaks a source is kept in ``broken``: it is not taken for a connection that is cut.
+    """
+
+    def __init__(self, source: bytes | BinaryIO, start: int = 0) -> None:
+        """Send a source from where it stands, or ``start`` bytes behind that."""
+        self._source = io.BytesIO(source) if isinstance(source, bytes) else source
+        self.is_repeatable = self._source.seekable()
+        self._start = self._source.tell() + start if self.is_repeatable else 0
+        self.broken: OSError | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            if self.is_repeatable:
+                self._source.seek(self._start)
+            while data := self._source.read(PIECE_BYTES):
+                yield data
+        except OSError as error:
+            self.broken = error
+            raise
 
 
 def _has_no_end(response: urllib3.BaseHTTPResponse) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
@@ -11,12 +13,20 @@ from typing import Any, BinaryIO, cast
 import urllib3
 
 from cmf import errors
-from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableError
+from cmf.errors import ConflictError, CorruptError, DeniedError, NotFoundError, UnreachableError
 from cmf.model import wire
 from cmf.objects import CHUNK_BYTES, Digests, Resumed, check_name, unnoticed
-from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, HubClient, bounded, framed
+from cmf.objects.bucket import RESUMED_BYTES_MIN, length
+from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, Body, HubClient, bounded, framed
 from cmf.remote.direct import Direct, nearness
 
+PAUSES_SECONDS = (0.5, 1.0, 2.0)
+"""After a line to the hub was cut, a large object goes on after so long, if something answers then."""
+
+PART_SECONDS = 120.0
+"""So long a hub may wait for a line that was cut without its knowledge, before it says what came over it."""
+
+SLOW_BYTES_PER_SECOND = 16 << 20
 SETTLE_SECONDS = 600.0
 """A bucket may take long to copy gigabytes, which is when the hub answers."""
 
@@ -62,29 +72,65 @@ class HubObjects:
 
     def put(self, digest: str, source: BinaryIO | bytes, *, folder: bool = False, resumed: Resumed = unnoticed) -> int:
         """Send an object under the scope; ``folder``: it is a manifest whose members were sent before."""
-        if not folder and not isinstance(source, bytes) and (size := self._put_direct(digest, source)) is not None:
-            return size
-        query = urllib.parse.urlencode({"scope": self._scope, "folder": str(folder).lower()})
-        broken: list[OSError] = []
-        body = source if isinstance(source, bytes) else _reading(source, broken)
+        check_name(digest)
+        size = length(source)
+        if isinstance(source, bytes) or size < RESUMED_BYTES_MIN:
+            return self._put_from(digest, source, 0, size, folder=folder)
+        start, most = source.tell(), 0
+        pauses, is_cut = iter(PAUSES_SECONDS), False
+        while True:
+            try:
+                if is_cut and not self.absent([digest]):
+                    return size  # it was taken, and the answer was lost
+                if not folder and (sent := self._put_direct(digest, source, size)) is not None:
+                    return sent
+                there = self._there(digest, source, size)
+                source.seek(start)
+                if there > most:
+                    most, pauses = there, iter(PAUSES_SECONDS)
+                    resumed(there)
+                return self._put_from(digest, source, there, size, folder=folder)
+            except (ConflictError, UnreachableError) as error:
+                pause = next(pauses, None)
+                if error.kind not in ("hub", "part") or pause is None:
+                    raise
+            time.sleep(pause)
+            source.seek(start)
+            is_cut = True
+
+    def _put_from(self, digest: str, source: BinaryIO | bytes, there: int, size: int, *, folder: bool) -> int:
+        """Send an object from a byte on."""
+        query = {"scope": self._scope, "folder": str(folder).lower()} | ({"from": str(there)} if there else {})
+        path = f"/v1/objects/{digest}?{urllib.parse.urlencode(query)}"
+        body = Body(source, there)
         octets = {"content-type": "application/octet-stream"}
-        path = f"/v1/objects/{check_name(digest)}?{query}"
         try:
-            with self._client.request("PUT", path, body, headers=octets) as response:
+            with self._client.request("PUT", path, body, headers=octets, read_s=_patience(size)) as response:
                 return wire.decode(bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
         except UnreachableError as error:
-            raise (broken[0] if broken else error) from None
+            raise (body.broken or error) from None
 
-    def _put_direct(self, digest: str, source: BinaryIO) -> int | None:
+    def _there(self, digest: str, source: BinaryIO, size: int) -> int:
+        """Return how many of a source's bytes are at the hub, since a sending was cut; 0 if all have to be sent."""
+        path = f"/v1/objects/{digest}/part?{urllib.parse.urlencode({'scope': self._scope})}"
+        try:
+            found = self._client.ask("GET", path, None, wire.Part, read_s=_patience(size))
+        except NotFoundError:  # an older hub
+            return 0
+        if not 0 < found.size <= size:
+            return 0
+        hashed, left = hashlib.sha256(), found.size
+        while left and (data := source.read(min(left, CHUNK_BYTES))):
+            hashed.update(data)
+            left -= len(data)
+        return found.size if hashed.hexdigest() == found.sha256 else 0
+
+    def _put_direct(self, digest: str, source: BinaryIO, size: int) -> int | None:
         """Send an object to the hub's bucket, and tell the hub; None, and the source as it was, if that can't be."""
-        if self._client.passes_through or not source.seekable():
+        if self._client.passes_through or not wire.DIRECT_BYTES_MIN <= size <= wire.DIRECT_BYTES_MAX:
             return None
         start = source.tell()
-        size = source.seek(0, 2) - start
-        source.seek(start)
-        if not wire.DIRECT_BYTES_MIN <= size <= wire.DIRECT_BYTES_MAX:
-            return None
-        path = f"/v1/objects/{check_name(digest)}"
+        path = f"/v1/objects/{digest}"
         upload, near = self._lent(f"{path}/upload", wire.AskUpload(scope=self._scope, size=size))
         if not upload.url:
             return None
@@ -217,11 +263,6 @@ class _Body(io.RawIOBase):
         super().close()
 
 
-def _reading(source: BinaryIO, broken: list[OSError]) -> Iterator[bytes]:
-    """Yield a source's bytes; what breaks the source is not taken for a broken connection."""
-    try:
-        while data := source.read(CHUNK_BYTES):
-            yield data
-    except OSError as error:
-        broken.append(error)
-        raise
+def _patience(size: int) -> float:
+    """Return for how long a hub may hash or copy so many bytes before it answers."""
+    return PART_SECONDS + size / SLOW_BYTES_PER_SECOND

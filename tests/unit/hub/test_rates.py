@@ -9,6 +9,7 @@ import pytest
 import urllib3
 
 from cmf.hub.rates import BURST_SECONDS, STRANGERS_RATE, WHOM_MAX, Rate, Rates, TooManyError
+from cmf.remote.client import Body
 from tests.hubs import HubProcess, running
 
 
@@ -89,7 +90,7 @@ def test_a_client_that_is_told_to_wait_does_and_says_so(
     objects = client.objects("a/b")
     with (tmp_path / "file").open("rb") as body:  # sent again from its start
         path = f"/v1/objects/{digest}?scope=a/b"
-        with client.request("PUT", path, body, headers={"content-type": "application/octet-stream"}) as answer:
+        with client.request("PUT", path, Body(body), headers={"content-type": "application/octet-stream"}) as answer:
             assert answer.status == 200
     with objects.open(digest) as found:
         assert found.read() == data
