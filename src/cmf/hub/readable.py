@@ -25,14 +25,13 @@ class ReadableIndex:
         self.hidden = 0
 
     def resolve(self, text: str) -> Target:
-        """Return what a text names, if the caller may see it."""
-        target = self._index.resolve(text)
-        node = target.execution or target.node
-        if self._may_see(node):
-            return target
-        if target.execution and self._may_see(target.node):
-            return msgspec.structs.replace(target, execution="")
-        raise NotFoundError(f"Nothing here is called '{text[:120]}'.", hint="Or you may not read it.")
+        """Return what a text names among what the caller may see."""
+        try:
+            return self._index.resolve(text, self._view)
+        except NotFoundError as error:
+            if self._below is None:
+                raise
+            raise NotFoundError(error.message, hint="Or you may not read it.") from None
 
     def _may_see(self, node: str) -> bool:
         if self._below is None:

@@ -36,10 +36,10 @@ class SqlIndex:
 
     # ---- names ---------------------------------------------------------------------------------------------------
 
-    def resolve(self, text: str) -> Target:
-        """Return what this text names. See `Index.resolve`."""
+    def resolve(self, text: str, readable: View = EVERYTHING) -> Target:
+        """Return what this text names among what ``readable`` scopes say. See `Index.resolve`."""
         with self._sql.read() as connection:
-            return names.resolve(connection, text)
+            return names.resolve(connection, text, readable)
 
     def nodes(self, texts: Sequence[str]) -> dict[str, Node]:
         """Return this database's integer of each node text that it knows."""

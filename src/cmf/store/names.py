@@ -17,18 +17,24 @@ from cmf.graph import nodes
 from cmf.graph.index import Target
 from cmf.model import digest as digests
 from cmf.model import records as model
+from cmf.model.exchange import EVERYTHING, View
 from cmf.store.dialect import Connection, known
 
 PREFIX_CHARS_MIN = 4
 CANDIDATES_MAX = 20
+UNREADABLE_MAX = 100_000
+"""How many executions of one name, or that begin with the same digits, are looked through for readable ones."""
 
 _json = msgspec.json.Decoder()
 
 
-def resolve(connection: Connection, text: str) -> Target:
-    """Return the one thing that a text names. See `cmf.graph.index.Index.resolve`."""
+def resolve(connection: Connection, text: str, readable: View = EVERYTHING) -> Target:
+    """Return the one thing that a text names. See `cmf.graph.index.Index.resolve`.
+
+    What lies in other scopes than the ``readable`` ones names nothing, and makes nothing ambiguous.
+    """
     for finder in _FINDERS:
-        found = finder(connection, text)
+        found = finder(connection, text, readable)
         if len(found) == 1:
             return found[0]
         if found:
@@ -45,13 +51,30 @@ def pipeline_of(scope_key: bytes) -> str:
     return scope_key[1:].decode().rpartition("/")[0]
 
 
-def _by_node(connection: Connection, text: str) -> list[Target]:
+def _by_node(connection: Connection, text: str, readable: View) -> list[Target]:
     if not text.startswith(("execution:", "artifact:")) or not model.is_node(text):
         return []
-    return [Target(node=text)] if known(connection, [nodes.node_key(text, "")]) else []
+    return _readable(connection, list(known(connection, [nodes.node_key(text, "")])), readable)
 
 
-def _by_digest(connection: Connection, text: str) -> list[Target]:
+def _readable(connection: Connection, keys: Sequence[bytes], readable: View) -> list[Target]:
+    """Return those of some nodes that are readable: an artifact is where some event about it is."""
+    found = []
+    for key in keys:
+        if readable.below is not None and key[:1] != b"e":
+            scopes = connection.execute(
+                "SELECT DISTINCT w.key FROM node n JOIN event v ON v.a = n.i AND v.hidden = 0 JOIN node w ON w.i = v.s "
+                "WHERE n.key = ?",
+                (key,),
+            ).fetchall()
+        else:
+            scopes = [(b"s" + nodes.scope_of(key).encode(),)] if key[:1] == b"e" else [(b"s",)]
+        if any(readable.covers(scope[1:].decode()) for (scope,) in scopes):
+            found.append(Target(node=nodes.node_text(key)))
+    return found
+
+
+def _by_digest(connection: Connection, text: str, readable: View) -> list[Target]:
     match = re.fullmatch(r"(tree:)?sha256:([0-9a-f]{4,64})", text)
     if match is None:
         return []
@@ -61,10 +84,10 @@ def _by_digest(connection: Connection, text: str) -> list[Target]:
         "SELECT key FROM node WHERE key >= ? AND key <= ? ORDER BY key LIMIT ?",
         (kind + low, kind + high + b"\xff" * (32 - len(high)), CANDIDATES_MAX),
     ).fetchall()
-    return [Target(node=nodes.node_text(key)) for (key,) in rows]
+    return _readable(connection, [key for (key,) in rows], readable)
 
 
-def _by_label(connection: Connection, text: str) -> list[Target]:
+def _by_label(connection: Connection, text: str, readable: View) -> list[Target]:
     pipeline, _, label = text.rpartition(":")
     if "@" not in label:
         return []
@@ -77,13 +100,15 @@ def _by_label(connection: Connection, text: str) -> list[Target]:
         labelled, where = _json.decode(value), pipeline_of(scope)
         if where in found or (pipeline and where != pipeline) or not isinstance(labelled, dict):
             continue
+        if not readable.covers(scope[1:].decode()):
+            continue
         digest, name = labelled.get("artifact"), labelled.get("name", "")
         if isinstance(digest, str) and digests.is_digest(digest) and isinstance(name, str):
-            found[where] = _made(connection, digest, name, scope)
+            found[where] = _made(connection, digest, name, scope, readable)
     return list(found.values()) if len({target.node for target in found.values()}) > 1 else list(found.values())[:1]
 
 
-def _made(connection: Connection, digest: str, name: str, scope: bytes) -> Target:
+def _made(connection: Connection, digest: str, name: str, scope: bytes, readable: View) -> Target:
     """Return an artifact with the newest execution of the scope's pipeline that made it, under that name preferred."""
     for made_by, by in connection.execute(
         "SELECT x.key, w.key FROM node n JOIN event v ON v.a = n.i AND v.direction = 1 AND v.hidden = 0 "
@@ -91,27 +116,27 @@ def _made(connection: Connection, digest: str, name: str, scope: bytes) -> Targe
         "ORDER BY v.name = ? DESC, w.key = ? DESC, v.t DESC, r.key DESC",
         (digests.pack(digest), name, scope),
     ).fetchall():
-        if pipeline_of(by) == pipeline_of(scope):
+        if pipeline_of(by) == pipeline_of(scope) and readable.covers(by[1:].decode()):
             return Target(node=f"artifact:{digest}", execution=nodes.node_text(made_by), name=name)
     return Target(node=f"artifact:{digest}", name=name)
 
 
-def _by_name(connection: Connection, text: str) -> list[Target]:
-    return _named(connection, text, direction=1)
+def _by_name(connection: Connection, text: str, readable: View) -> list[Target]:
+    return _named(connection, text, readable, direction=1)
 
 
-def _by_used_name(connection: Connection, text: str) -> list[Target]:
+def _by_used_name(connection: Connection, text: str, readable: View) -> list[Target]:
     """Find what only inputs give that name: a slice, or data that nobody here made."""
-    return [Target(node=found.node, name=found.name) for found in _named(connection, text, direction=0)]
+    return [Target(node=found.node, name=found.name) for found in _named(connection, text, readable, direction=0)]
 
 
-def _named(connection: Connection, text: str, *, direction: int) -> list[Target]:
+def _named(connection: Connection, text: str, readable: View, *, direction: int) -> list[Target]:
     pipeline, _, name = text.rpartition(":")
-    found = _newest(connection, "name", name, direction) if name else {}
+    found = _newest(connection, "name", name, direction, readable) if name else {}
     return [target for where, target in found.items() if not pipeline or where == pipeline]
 
 
-def _newest(connection: Connection, column: str, value: str, direction: int) -> dict[str, Target]:
+def _newest(connection: Connection, column: str, value: str, direction: int, readable: View) -> dict[str, Target]:
     """Return of each pipeline what the newest event with this ``name`` or ``path`` is about, and who said it."""
     known_as = f"v.{column} = ? AND v.{column} <> ''"  # as the index spells it
     newest: dict[str, tuple[int, list[int]]] = {}  # of each pipeline: its newest time, and the scopes that have it
@@ -121,6 +146,8 @@ def _newest(connection: Connection, column: str, value: str, direction: int) -> 
         (value, direction),
     ).fetchall():
         where = pipeline_of(scope)
+        if not readable.covers(scope[1:].decode()):
+            continue
         if where not in newest or t > newest[where][0]:
             newest[where] = (t, [s])
         elif t == newest[where][0]:
@@ -137,28 +164,29 @@ def _newest(connection: Connection, column: str, value: str, direction: int) -> 
     return found
 
 
-def _by_execution(connection: Connection, text: str) -> list[Target]:
+def _by_execution(connection: Connection, text: str, readable: View) -> list[Target]:
+    most = CANDIDATES_MAX if readable.below is None else UNREADABLE_MAX
     rows = connection.execute(
         "SELECT n.key FROM execution x JOIN node n ON n.i = x.e WHERE x.name = ? AND x.name <> '' AND x.hidden = 0 "
         "ORDER BY x.started DESC, n.key LIMIT ?",
-        (text, CANDIDATES_MAX),
+        (text, most),
     ).fetchall()
     if not rows and len(text) >= PREFIX_CHARS_MIN and re.fullmatch(r"[0-9a-f-]+", text):
         for column in ("short", "id"):  # a retracted execution is found by its id alone, to be taken back
             rows += connection.execute(
                 f"SELECT n.key FROM execution x JOIN node n ON n.i = x.e WHERE x.{column} >= ? AND x.{column} < ? "
                 "ORDER BY x.started DESC, n.key LIMIT ?",
-                (text, text + "g", CANDIDATES_MAX),
+                (text, text + "g", most),
             ).fetchall()
-    return [Target(node=nodes.node_text(key)) for (key,) in dict.fromkeys(rows)]
+    return _readable(connection, [key for (key,) in dict.fromkeys(rows)], readable)
 
 
-def _by_path(connection: Connection, text: str) -> list[Target]:
+def _by_path(connection: Connection, text: str, readable: View) -> list[Target]:
     """Find the newest output with that path in each pipeline, else its newest input."""
     pipeline, _, rest = text.partition(":")
     for path, wanted in ((text, ""), (rest, pipeline)):  # a path may hold a colon, too
-        made = _newest(connection, "path", path, 1) if path else {}
-        read = _newest(connection, "path", path, 0) if path else {}
+        made = _newest(connection, "path", path, 1, readable) if path else {}
+        read = _newest(connection, "path", path, 0, readable) if path else {}
         uses = {where: Target(node=target.node, name=target.name) for where, target in read.items()}
         found = [target for where, target in {**uses, **made}.items() if not wanted or where == wanted]
         makers = [target for target in found if target.execution]
@@ -169,7 +197,7 @@ def _by_path(connection: Connection, text: str) -> list[Target]:
     return []
 
 
-_FINDERS: tuple[Callable[[Connection, str], list[Target]], ...] = (
+_FINDERS: tuple[Callable[[Connection, str, View], list[Target]], ...] = (
     _by_node,
     _by_digest,
     _by_label,
