@@ -80,8 +80,9 @@ OUTCOMES: dict[type[CmfError], tuple[int, int]] = {
 }
 """Class -> (exit code of a command, HTTP status)."""
 
-STATUSES = {"token": 401, "rate": 429}
-"""Kind -> the HTTP status it has instead: who has no token is denied; to who asks too much a hub is unreachable."""
+STATUSES = {"token": 401, "rate": 429, "quota": 507}
+"""Kind -> the HTTP status it has instead: who has no token is denied; to who asks too much a hub is unreachable; a full
+quota is a state that forbids it."""
 
 
 def exit_code(error: CmfError) -> int:
@@ -98,8 +99,7 @@ def from_http(status: int, message: str, *, hint: str = "", kind: str = "") -> C
     """Make again the error that a hub answered with: the class follows from the status."""
     if status == 401:
         return DeniedError(message, hint=hint, kind=kind or "token")
-    if status in (429, 502, 504):
-        status = 503
+    status = {429: 503, 502: 503, 504: 503, 507: 409}.get(status, status)
     for error, (_, known) in OUTCOMES.items():
         if known == status:
             return error(message, hint=hint, kind=kind)

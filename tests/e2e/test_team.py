@@ -25,6 +25,27 @@ def admin(hub: HubProcess, folder: Path, *arguments: str, code: int = 0) -> str:
     return done.out + done.err
 
 
+def test_a_full_quota_is_told_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    with running(tmp_path / "hub", tmp_path / "state") as hub:
+        ada = site(tmp_path, "ada")
+        code = admin(hub, tmp_path, "invite", "ada").split()[0]
+        cmf(ada, "remote", "add", "origin", hub.url, "--invite", code)
+        assert "each principal: at most 953.7 MiB" in admin(hub, tmp_path, "quota", "set", "--each", "--bytes", "1GB")
+        (name,) = re.findall(r"ada \(.*\)", cmf(ada, "hub", "quota", "list").out) or ["ada"]
+        admin(hub, tmp_path, "quota", "set", name, "--streams", "0")
+        refused = cmf(ada, "push", code=4).err
+        assert "has 0 of at most 0 streams" in refused
+        assert "nothing is lost" in refused
+        assert "not admin" in cmf(ada, "hub", "quota", "set", name, "--streams", "9", code=6).err
+        assert "0 of 9 streams" in admin(hub, tmp_path, "quota", "set", name, "--streams", "9")
+        cmf(ada, "push")
+        assert "1 of 9 streams" in cmf(ada, "hub", "quota", "list").out
+        for wrong in (("set", name), ("set", "--each"), ("set", "--streams", "1"), ("set", "--each", "--bytes", "1XB")):
+            cmf(ada, "hub", "quota", *wrong, code=2)
+        admin(hub, tmp_path, "quota", "clear", name)
+        assert "no quota of" in admin(hub, tmp_path, "quota", "clear", name, code=3)
+
+
 def test_access_is_given_seen_and_taken_back_with_commands(tmp_path: Path) -> None:
     with running(tmp_path / "hub", tmp_path / "state") as hub:
         ada = site(tmp_path, "ada")

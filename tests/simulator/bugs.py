@@ -141,8 +141,8 @@ def _lost_stays(key: str, writes: Any) -> Any:
 
 
 def _objects_of_others(grant: Any) -> Any:
-    def grants(self: Grants, scope: str, taken: Any) -> None:
-        grant(self, scope, taken)
+    def grants(self: Grants, caller: Any, scope: str, taken: Any, ticket: str = "") -> None:
+        grant(self, caller, scope, taken, ticket)
         with self._dialect.read() as connection:
             promised = connection.execute("SELECT digest FROM promised WHERE scope = ?", (scope,)).fetchall()
         self._auth.grant(scope, [digest for (digest,) in promised if digest.startswith("sha256:")])

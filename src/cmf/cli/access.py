@@ -48,12 +48,12 @@ def who(at: str, as_json: bool) -> None:
     if as_json:
         render.to_json({"principals": found, "invites": waiting})
         return
-    for principal in found:
-        click.echo(f"{principal.id}  {principal.name}: {_roles(principal.roles)}")
-        for token in principal.tokens:
+    for one in found:
+        click.echo(f"{one.id}  {one.name}: {_roles(one.roles)}")
+        for token in one.tokens:
             narrowed = f", only {_roles(token.roles)}" if token.roles else ""
             click.echo(f"     token {token.id} until {_day(token.expires_us)}{narrowed}")
-        for key in principal.keys:
+        for key in one.keys:
             revoked = f", revoked {_day(key.revoked_us)}" if key.revoked_us else ""
             follows = f", follows {key.follows[:16]}" if key.follows else ""
             click.echo(f"     key {key.key}{follows}{revoked}")
@@ -93,8 +93,8 @@ def token_add(*, at: str, scope: str, role: str | None, days: float, owner: str)
     if scope and role is None:
         raise UsageError("--scope narrows a role: name that too.", hint="Such as --role read.")
     with access(at) as hub:
-        principal = _principal(hub, owner).id if owner else 0
-        issued = hub.token(principal, [Role(scope, role)] if role else [], expires_s=int(days * 86_400))
+        of = principal(hub, owner).id if owner else 0
+        issued = hub.token(of, [Role(scope, role)] if role else [], expires_s=int(days * 86_400))
     click.echo(issued.secret)
     click.echo(f"Token {issued.id} is good until {_day(issued.expires_us)}; it is not shown again.", err=True)
 
@@ -124,7 +124,7 @@ def role_give(at: str, scope: str, who: str, role: str) -> None:
     from cmf.model.wire import Role
 
     with access(at) as hub:
-        found = _principal(hub, who)
+        found = principal(hub, who)
         hub.give(found.id, Role(scope, role))
     click.echo(f"{found.name} may {_roles([Role(scope, role)])}.")
 
@@ -139,7 +139,7 @@ def role_take(at: str, scope: str, who: str, role: str) -> None:
     from cmf.model.wire import Role
 
     with access(at) as hub:
-        found = _principal(hub, who)
+        found = principal(hub, who)
         hub.take(found.id, Role(scope, role))
     click.echo(f"{found.name} may no longer {_roles([Role(scope, role)])}.")
 
@@ -202,7 +202,7 @@ def access(at: str) -> Iterator[HubAccess]:
     yield client.access
 
 
-def _principal(hub: HubAccess, text: str) -> Principal:
+def principal(hub: HubAccess, text: str) -> Principal:
     """Return the principal of a number or a name."""
     found = [one for one in hub.principals() if text in (str(one.id), one.name)]
     if len(found) == 1:

@@ -10,6 +10,7 @@ import click
 from cmf.cli import access
 from cmf.cli.peer import peer
 from cmf.cli.progress import counting
+from cmf.cli.quota import quota
 from cmf.errors import CorruptError, UnsupportedError, UsageError
 
 FOLDER = click.option(
@@ -35,7 +36,7 @@ def hub() -> None:
     """Run a shared hub, and say who may do what there."""
 
 
-for _command in (*access.COMMANDS, peer):
+for _command in (*access.COMMANDS, quota, peer):
     hub.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The routes by which a hub is administered: access, whose acts are in `access`, and its peers, in `federation`."""
+"""The routes by which a hub is administered: access, whose acts are in `access`; `quotas`; peers, in `federation`."""
 
 from __future__ import annotations
 
@@ -73,6 +73,24 @@ def acts(request: AnyRequest, before: Before = 0) -> list[wire.Act]:
     return hub_of(request).access.acts(caller_of(request), before)
 
 
+@get("/v1/quotas", sync_to_thread=True)
+def quotas(request: AnyRequest) -> list[wire.Quota]:
+    """Return every quota and what is used, also by each principal; to who is not the hub's admin, what binds them."""
+    return hub_of(request).quotas.shown(caller_of(request))
+
+
+@post("/v1/quotas", sync_to_thread=True, status_code=204)
+def set_quota(request: AnyRequest, data: wire.AskQuota) -> None:
+    """Set how much may be kept below a scope prefix, of a principal, or of each; it takes the hub's admin."""
+    hub_of(request).quotas.set(caller_of(request), data)
+
+
+@post("/v1/quotas/clear", sync_to_thread=True, status_code=204)
+def clear_quota(request: AnyRequest, data: wire.QuotaOf) -> None:
+    """Take a quota away; it takes the hub's admin."""
+    hub_of(request).quotas.clear(caller_of(request), data)
+
+
 @get("/v1/peers", sync_to_thread=True)
 def peers(request: AnyRequest) -> list[wire.PeerInfo]:
     """Return the hubs that this one syncs with, and how that went; it takes the hub's admin."""
@@ -99,5 +117,6 @@ def sync_peer(request: AnyRequest, name: str) -> None:
 
 ROUTES = (
     *(principals, invites, invite, cancel, token, revoke_token, give_role, take_role, revoke_key, acts),
+    *(quotas, set_quota, clear_quota),
     *(peers, add_peer, remove_peer, sync_peer),
 )

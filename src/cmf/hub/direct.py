@@ -61,8 +61,13 @@ class Direct:
         except CmfError:
             return ""  # credentials that cannot sign
 
-    def lend(self, caller: str, digest: str, asked: wire.AskUpload) -> wire.Upload:
-        """Return where to put an object, and the ticket to come back with; none if it must pass through the hub."""
+    def lend(
+        self, caller: str, digest: str, asked: wire.AskUpload, *, lent: Callable[[str], None] = lambda _: None
+    ) -> wire.Upload:
+        """Return where to put an object, and the ticket to come back with; none if it must pass through the hub.
+
+        ``lent`` is called with the ticket before anybody knows it, and may refuse.
+        """
         check_name(digest)
         bucket = self._bucket
         if (
@@ -73,6 +78,7 @@ class Direct:
             return wire.Upload()
         self._sweep(bucket)
         ticket = self._ticket(f"{_hour():08x}-{os.urandom(16).hex()}", caller, asked.scope, digest, asked.size)
+        lent(ticket)
         return wire.Upload(url=self._upload(bucket, INCOMING + ticket, digest, asked.size), ticket=ticket)
 
     def settle(

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from cmf import moving, transfer, witness
-from cmf.errors import CmfError, DeniedError, NotFoundError, UsageError
+from cmf.errors import CmfError, ConflictError, DeniedError, NotFoundError, UsageError
 from cmf.hub.auth import Caller
 from cmf.hub.peers import Peer
 from cmf.hub.service import Hub
@@ -314,6 +314,9 @@ class _Turn:
             self._beat()
             small = [found for found in page if not found.large]
             taken = self._hub.grants.take(self._caller, scope, small)
+            for why in taken.refused:
+                if why.kind == "quota":
+                    self._warn(f"{why.message} {why.hint}")
             refused = {why.digest for why in taken.refused}
             kept = [found for found in small if found.digest not in refused]
             self._moved.objects += len(kept)
@@ -322,6 +325,11 @@ class _Turn:
                 try:
                     size = self._take_large(remote, scope, digest)
                 except NotFoundError:
+                    continue
+                except ConflictError as error:
+                    if error.kind != "quota":
+                        raise
+                    self._warn(str(error))
                     continue
                 self._moved.objects += 1
                 self._moved.object_bytes += size
@@ -339,6 +347,10 @@ class _Turn:
                 incoming.write(data)
                 self._beat()
             return self._hub.grants.put(self._caller, scope, digest, incoming, folder=False)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._moved.warnings and len(self._moved.warnings) < SHOWN_MAX:
+            self._moved.warnings.append(text)
 
     def _send_objects(self, scopes: Sequence[str]) -> None:
         """Send what the peer says that it lacks below some prefixes, as far as it was sent here under that scope."""

@@ -7,14 +7,16 @@ Safe to call from several threads.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from cmf import errors
-from cmf.errors import CmfError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
+from cmf.errors import CmfError, ConflictError, CorruptError, DeniedError, NotFoundError, UnsupportedError, UsageError
 from cmf.hub.auth import Auth, Caller
 from cmf.hub.bodies import framed, page
 from cmf.hub.direct import Direct
 from cmf.hub.objects import HubObjects, Put
 from cmf.hub.parts import Incoming, Parts
+from cmf.hub.quotas import Quotas
 from cmf.model import digest as digests
 from cmf.model import wire
 from cmf.model.records import is_scope
@@ -27,11 +29,19 @@ class Grants:
     """What is granted at one hub, and the way in and out for bytes."""
 
     def __init__(
-        self, dialect: Dialect, store: SqlStore, auth: Auth, objects: HubObjects, parts: Parts, direct: Direct
+        self,
+        dialect: Dialect,
+        store: SqlStore,
+        auth: Auth,
+        quotas: Quotas,
+        objects: HubObjects,
+        parts: Parts,
+        direct: Direct,
     ) -> None:
         self._dialect = dialect
         self._store = store
         self._auth = auth
+        self._quotas = quotas
         self._objects = objects
         self._parts = parts
         self._direct = direct
@@ -61,16 +71,29 @@ class Grants:
         return self._parts.held(caller.principal, scope, digest)
 
     def begin(self, caller: Caller, scope: str, digest: str, start: int = 0) -> Incoming:
-        """Begin to take in an object under a scope, or go on behind what is here of it: see `Parts.begin`."""
+        """Begin to take in an object under a scope, or go on behind what is here of it: see `Parts.begin`.
+
+        What comes is counted, unless it was sent there before; and what other parts of the caller's take up, must go
+        if no quota leaves room for it. `ConflictError` of kind ``quota``.
+        """
         self.check(caller, scope, digest)
-        return self._parts.begin(caller.principal, scope, digest, start)
+        is_granted = bool(self._auth.granted(scope, [digest]))
+        flight = self._quotas.flight(None if is_granted else caller.principal, scope)
+        incoming = self._parts.begin(caller.principal, scope, digest, start)
+        try:
+            incoming.count(flight)
+        except CmfError:
+            incoming.close()
+            raise
+        if (left := flight.left()) is not None:
+            self._parts.bound(caller.principal, left, but=incoming)
+        return incoming
 
     def put(self, caller: Caller, scope: str, digest: str, incoming: Incoming, *, folder: bool) -> int:
         """Make what came the object, verified; grant it under a scope.
 
         ``folder``: these bytes are a folder's manifest, which is granted only once every member was sent there.
         """
-        self.check(caller, scope, digest)
         if folder:  # checked before it is kept: what is refused would stay, and nobody would own it
             try:
                 self._check_members(scope, digest, incoming.whole(manifest.MANIFEST_BYTES_MAX))
@@ -78,13 +101,17 @@ class Grants:
                 incoming.discard()
                 raise
         size = incoming.settle(self._objects)
-        self._grant(scope, {digest: folder})
+        self._grant(caller, scope, {digest: _Taken(size, folder)})
         return size
 
     def lend(self, caller: Caller, digest: str, asked: wire.AskUpload) -> wire.Upload:
         """Return where a caller can put an object's bytes past this hub; no address if they must pass through it."""
         self.check(caller, asked.scope)
-        return self._direct.lend(caller.name, digest, asked)
+
+        def lent(ticket: str) -> None:
+            self._quotas.lend(ticket, caller.principal, asked.scope, asked.size)
+
+        return self._direct.lend(caller.name, digest, asked, lent=lent)
 
     def settle(self, caller: Caller, digest: str, told: wire.Uploaded) -> int:
         """Grant an object that was put past this hub under a scope, once it is certain that it was; return its size."""
@@ -94,7 +121,7 @@ class Grants:
             digest,
             told,
             granted=lambda: digest in self._auth.granted(told.scope, [digest]),
-            grant=lambda: self._grant(told.scope, {digest: False}),
+            grant=lambda: self._grant(caller, told.scope, {digest: _Taken(told.size)}, told.ticket),
         )
 
     def address(self, digest: str, size: int) -> str:
@@ -114,18 +141,21 @@ class Grants:
         self.check(caller, scope)
         if len(found) > wire.BULK_MAX:
             raise UsageError(f"{len(found)} objects at once are over the limit of {wire.BULK_MAX}.", kind="limit")
-        taken: dict[str, bool] = {}
+        taken: dict[str, _Taken] = {}
         refused: list[wire.NotTaken] = []
-        with self._objects.together() as put:
+        granted = self._auth.granted(scope, [small.digest for small in found])
+        with self._quotas.flight(caller.principal, scope) as flight, self._objects.together() as put:
             for small in found:
                 try:
+                    if small.digest not in granted and small.digest not in taken:
+                        flight.take(len(small.data))
                     self._put_small(scope, small, taken, put)
-                except (CorruptError, UsageError, UnsupportedError) as error:
+                except (ConflictError, CorruptError, UsageError, UnsupportedError) as error:
                     refused.append(_not_taken(small.digest, error))
-        self._grant(scope, taken)
+            self._grant(caller, scope, taken)
         return wire.Taken(count=len(found) - len(refused), refused=refused)
 
-    def _put_small(self, scope: str, small: wire.Small, taken: dict[str, bool], put: Put) -> None:
+    def _put_small(self, scope: str, small: wire.Small, taken: dict[str, _Taken], put: Put) -> None:
         """Take in one of some objects; it is durable and granted only with all of them."""
         if small.large or len(small.data) > wire.SMALL_BYTES:
             raise UsageError(
@@ -139,7 +169,8 @@ class Grants:
                 raise mismatched(small.digest, actual)
             self._check_members(scope, small.digest, small.data, taken)
         put(small.digest, small.data)
-        taken[small.digest] = small.folder or taken.get(small.digest, False)
+        before = taken.get(small.digest)
+        taken[small.digest] = _Taken(len(small.data), small.folder or (before is not None and before.is_folder))
 
     def _check_members(self, scope: str, digest: str, data: bytes, taken: Container[str] = ()) -> None:
         """Check that every file of a folder was sent under a scope, or is among those being taken in."""
@@ -152,10 +183,15 @@ class Grants:
                 kind="members",
             )
 
-    def _grant(self, scope: str, taken: Mapping[str, bool]) -> None:
-        """Grant objects under a scope in one transaction, and note that they came: digest -> is it a manifest."""
-        folders = [digests.TREE + digest.removeprefix(digests.FILE) for digest, folder in taken.items() if folder]
-        with self._dialect.write(durable=True):
+    def _grant(self, caller: Caller, scope: str, taken: Mapping[str, _Taken], ticket: str = "") -> None:
+        """Count and grant objects under a scope in one transaction, and note that they came.
+
+        ``ticket``: of the upload past this hub that this settles. `ConflictError` of kind ``quota``.
+        """
+        folders = [digests.TREE + digest.removeprefix(digests.FILE) for digest, one in taken.items() if one.is_folder]
+        with self._dialect.write(durable=True) as connection:
+            sizes = {digest: one.size for digest, one in taken.items()}
+            self._quotas.grant(connection, caller.principal, scope, sizes, ticket)
             self._auth.grant(scope, taken)
             self._store.kept((digest, scope) for digest in (*taken, *folders))
 
@@ -181,7 +217,9 @@ class Grants:
         """Take a grant back; return whether there was one (0 or 1)."""
         if not caller.may("admin", scope):
             raise DeniedError(f"{caller.name} is not admin of {scope[:200]}.", kind="scope")
-        return self._auth.revoke(scope, digests.check_digest(digest))
+        with self._dialect.write(durable=True) as connection:
+            self._quotas.take_back(connection, scope, digests.check_digest(digest))
+            return self._auth.revoke(scope, digest)
 
     def size(self, caller: Caller, digest: str, scope: str = "") -> int:
         """Return the size of an object that the caller may read; anything else is not there.
@@ -192,6 +230,13 @@ class Grants:
         if not self._auth.may_read(caller, digest, scope):
             raise NotFoundError(f"Object {digest} is not here.", kind="object")
         return self._objects.size(digest)
+
+
+class _Taken(NamedTuple):
+    """An object whose bytes are kept, and that is to be granted."""
+
+    size: int
+    is_folder: bool = False
 
 
 def _not_taken(digest: str, error: CmfError) -> wire.NotTaken:

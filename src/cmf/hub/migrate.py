@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from cmf.errors import ConflictError, CorruptError
-from cmf.hub import auth, log, peers
+from cmf.hub import accounts, auth, log, peers
 from cmf.hub.objects import IN_FLIGHT, HubObjects
 from cmf.objects.bucket import in_flight
 from cmf.store import schema
@@ -22,7 +22,7 @@ from cmf.store.sql import SqlStore
 
 ROWS = 500
 
-TABLES = (*schema.TRUTH, *log.TABLES, *auth.TABLES, *peers.TABLES)
+TABLES = (*schema.TRUTH, *log.TABLES, *auth.TABLES, *peers.TABLES, *accounts.TABLES)
 """The statements that make all that is not derived."""
 
 Progress = Callable[[str, int], None]

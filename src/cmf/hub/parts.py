@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from cmf.errors import CmfError, ConflictError, UsageError
+from cmf.hub.accounts import Flight
 from cmf.hub.objects import HubObjects
 from cmf.model import digest as digests
 from cmf.model import wire
@@ -154,6 +155,14 @@ class Parts:
 
     # ---- what stays, and for how long ----------------------------------------------------------------------------
 
+    def bound(self, sender: int, bytes_max: int, *, but: Incoming) -> None:
+        """Delete the oldest parts of a sender, but the one that is on its way, until they take no more than that."""
+        found = [each for each in self._left() if each.sender == str(sender) and each.path != but.path]
+        size = sum(each.size for each in found)
+        for each in found:
+            if size > bytes_max and each.path.endswith(SUFFIX) and _drop(each.path):
+                size -= each.size
+
     def _left(self) -> list[_Left]:
         """Return what lies there, the oldest first."""
         found = []
@@ -215,11 +224,27 @@ class Incoming:
         self._size = size
         self._first = bytearray()
         self._is_settled = False
+        self._flight: Flight | None = None
         self._writing = contextlib.ExitStack()
         self._writing.enter_context(parts.writing(path))
 
+    @property
+    def path(self) -> str:
+        """Return where its part is, or would be."""
+        return self._path
+
+    def count(self, flight: Flight) -> None:
+        """Have all bytes counted, those of the part too; `ConflictError` of kind ``quota`` if they are too many."""
+        self._flight = self._writing.enter_context(flight)
+        flight.take(self._size)
+
     def write(self, data: bytes) -> None:
-        """Append some bytes; `UnreachableError` if the disk takes no more, and then nothing stays."""
+        """Append some bytes; `UnreachableError` if the disk takes no more, and then nothing stays.
+
+        `ConflictError` of kind ``quota`` if they are too many.
+        """
+        if self._flight is not None:
+            self._flight.take(len(data))
         self._hash.update(data)
         self._size += len(data)
         try:

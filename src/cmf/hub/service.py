@@ -27,6 +27,7 @@ from cmf.hub.log import Log
 from cmf.hub.objects import FOLDER, open_objects
 from cmf.hub.parts import Parts
 from cmf.hub.peers import Peers
+from cmf.hub.quotas import Quotas
 from cmf.hub.readable import ReadableIndex
 from cmf.model import prefixes, wire
 from cmf.model import records as model
@@ -36,6 +37,7 @@ from cmf.model.records import covers, is_scope
 from cmf.model.rotation import Vouch
 from cmf.model.segment import Genesis, Segment
 from cmf.objects.local import TEMPORARY
+from cmf.store.arriving import Arriving, Outcome
 from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
@@ -89,7 +91,8 @@ class Hub:
         self.key = signing.Key(signing.kept_secret(folder / "keys" / "hub"))
         self._dialect = open_database(folder, database)
         self.log = Log(self._dialect, self.key)
-        self.store = SqlStore(self._dialect, logged=self.log.append)
+        self.quotas = Quotas(self._dialect, self.now)
+        self.store = SqlStore(self._dialect, logged=self.log.append, tallied=self.quotas.tally)
         self._intake = Intake(self.store)
         self.auth = Auth(self._dialect)
         self.access = Access(self._dialect, self.now)
@@ -100,10 +103,12 @@ class Hub:
         except CmfError:
             self.store.close()
             raise
+        self.quotas.begin(self.objects)
         self.grants = Grants(
             self._dialect,
             self.store,
             self.auth,
+            self.quotas,
             self.objects,
             Parts(folder / FOLDER / TEMPORARY),
             Direct(folder, self.objects, secret),
@@ -160,7 +165,10 @@ class Hub:
                 self.auth.authorize(caller, scope, key, roles=roles, vouched=vouched, now=self.now())
                 authorized.add((scope, key, redacts))
 
-        return LocalPeer(self.store, authorize=authorize, insert=self._intake.insert)
+        def insert(arriving: Sequence[Arriving]) -> list[Outcome]:
+            return self._intake.insert([one._replace(by=caller.principal) for one in arriving])
+
+        return LocalPeer(self.store, authorize=authorize, insert=insert)
 
     def _vouched(self, segment: Segment) -> tuple[Vouch, ...]:
         """Return what the keys before a segment's writer said: its stream's first header has it."""

@@ -307,6 +307,29 @@ class AskRole(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
 
 
+class QuotaOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a quota is: of a scope prefix ("" is everything), a principal (by number), or each that has none itself."""
+
+    kind: Literal["scope", "principal", "each"]
+    whom: str = ""
+
+
+class AskQuota(QuotaOf, frozen=True, kw_only=True):
+    """The most bytes and streams that may be kept; null is any number."""
+
+    bytes_max: Number | None = None
+    streams_max: Number | None = None
+
+
+class Quota(AskQuota, frozen=True, kw_only=True):
+    """A quota and what is used of it; ``name``: the principal's. ``is_set``: an admin has set it."""
+
+    name: str
+    bytes: int
+    streams: int
+    is_set: bool
+
+
 class Act(msgspec.Struct, frozen=True, kw_only=True):
     """A line of a hub's audit log: when (µs), who did what to whom or what, and in which scope prefix."""
 

@@ -1,4 +1,4 @@
-"""A hub administered over HTTP: who may do what, and its peers. The hub decides whether the caller may do that."""
+"""A hub administered over HTTP: who may do what, quotas, peers. The hub decides whether the caller may do that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class HubAccess:
-    """The invites, tokens, roles and keys of one hub, its audit log, and the hubs that it syncs with."""
+    """The invites, tokens, roles, keys and quotas of one hub, its audit log, and the hubs that it syncs with."""
 
     def __init__(self, client: HubClient) -> None:
         self._client = client
@@ -58,6 +58,20 @@ class HubAccess:
     def revoke_key(self, key: str) -> None:
         """Refuse what a key (hex) signs from now on."""
         self._client.tell("DELETE", f"/v1/keys/{key}")
+
+    # ---- quotas ----------------------------------------------------------------------------------------------------
+
+    def quotas(self) -> list[wire.Quota]:
+        """Return the hub's quotas and what is used of them; to who is not its admin, what binds them."""
+        return self._client.ask("GET", "/v1/quotas", None, list[wire.Quota])
+
+    def set_quota(self, asked: wire.AskQuota) -> None:
+        """Set a quota in the place of the one that was."""
+        self._client.tell("POST", "/v1/quotas", asked)
+
+    def clear_quota(self, asked: wire.QuotaOf) -> None:
+        """Take a quota away."""
+        self._client.tell("POST", "/v1/quotas/clear", asked)
 
     # ---- other hubs ------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ as for one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -22,18 +22,33 @@ from cmf.store.redacting import redactions
 
 
 class Arriving(NamedTuple):
-    """One checked segment and its records. ``sparse``: the one before it need not be held."""
+    """One checked segment and its records. ``sparse``: the one before it need not be held. ``by``: who brings it."""
 
     segment: Segment
     items: Sequence[Item]
     sparse: bool = False
+    by: int = 0
+
+
+class Tally(Protocol):
+    """What counts segments in the transaction that commits them, for a store that does not take any number."""
+
+    def charge(self, one: Arriving, scope: str, size: int, streams: int) -> None:
+        """Count the bytes and streams that a segment adds; `ConflictError` if they are too many: it is not taken."""
+        ...
+
+    def close(self) -> None:
+        """Write what was counted."""
+        ...
 
 
 Outcome = Literal["new", "known"] | CmfError
 """What became of a segment: it was committed, or held already, or an error kept it out."""
 
 
-def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[Outcome], list[Arriving], list[Item]]:
+def take_in(
+    connection: Connection, arriving: Sequence[Arriving], tally: Tally | None = None
+) -> tuple[list[Outcome], list[Arriving], list[Item]]:
     """Insert segments in their order; return what became of each, those that were new, and the records to fold.
 
     One that came without the segment before it, and is not ``sparse``, is a `ConflictError`. Bytes that are redacted
@@ -46,7 +61,7 @@ def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[
     said = redactions(connection)
     if said.exist():
         said.load(nodes.record_key(item.id) for one in arriving for item in one.items)
-    held = _Held(connection, arriving)
+    held = _Held(connection, arriving, tally)
     for one in (_without_redacted(brought, said) for brought in arriving):
         try:
             g, lacked = held.insert(one)
@@ -58,6 +73,8 @@ def take_in(connection: Connection, arriving: Sequence[Arriving]) -> tuple[list[
         if g is not None:
             new.append(one)
             carried.append((g, _ids(one)))
+    if tally is not None:
+        tally.close()
     insert_carried(connection, carried)
     items = [item for one in brought for item in one.items]
     insert_called(
@@ -94,10 +111,11 @@ def _ids(one: Arriving) -> list[bytes]:
 class _Held:
     """What is held of the chains that some segments belong to: read at once, and kept true as they are inserted."""
 
-    def __init__(self, connection: Connection, arriving: Sequence[Arriving]) -> None:
+    def __init__(self, connection: Connection, arriving: Sequence[Arriving], tally: Tally | None) -> None:
         self._connection = connection
-        self.streams: dict[bytes, tuple[int, str]] = {}
-        """(number, site) by stream."""
+        self._tally = tally
+        self.streams: dict[bytes, tuple[int, str, str]] = {}
+        """(number, site, scope) by stream."""
         self._segments: dict[bytes, _Place] = {}
         self._read_streams(list({one.segment.stream for one in arriving}))
         hashes = {one.segment.hash for one in arriving}
@@ -105,10 +123,10 @@ class _Held:
 
     def _read_streams(self, streams: Sequence[bytes]) -> None:
         for part, marks in chunks(streams):
-            for stream, s, site in self._connection.execute(
-                f"SELECT stream, s, site FROM stream WHERE stream IN ({marks})", part
+            for stream, *known in self._connection.execute(
+                f"SELECT stream, s, site, scope FROM stream WHERE stream IN ({marks})", part
             ).fetchall():
-                self.streams[bytes(stream)] = (s, site)
+                self.streams[bytes(stream)] = (known[0], known[1], known[2])
 
     def _read_segments(self, hashes: Sequence[bytes]) -> None:
         for part, marks in chunks(hashes):
@@ -130,26 +148,47 @@ class _Held:
         if isinstance(segment.fields, Genesis):
             if segment.hash in self.streams:
                 return None, ()
+            self._charge(one, segment.fields.scope, _size(segment), streams=1)
             g = insert_genesis(self._connection, segment, own=False)
             self._read_streams([segment.hash])
             self._segments[segment.hash] = _Place(g, self.streams[segment.hash][0], 0, 0)
             return g, ()
         if segment.stream not in self.streams:
             raise ConflictError("A segment came without the start of its stream.", kind="gap")
-        s = self.streams[segment.stream][0]
+        s, _, scope = self.streams[segment.stream]
         before = self.place(_prev(segment))
         complete = before is not None and before[1:] == (s, segment.n - 1, 0)
         if not complete and not one.sparse:
             raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
         held = self.place(segment.hash)
         if held is not None:
+            lacked = self._fill(held.g, one, scope)
             if held.sparse and complete:
                 self._connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (held.g,))
                 advance(self._connection, s, segment)
-            return None, _fill(self._connection, held.g, one)
+            return None, lacked
+        self._charge(one, scope, _size(segment))
         g = insert_segment(self._connection, segment, s, sparse=not complete)
         self._segments[segment.hash] = _Place(g, s, segment.n, int(not complete))
         return g, one.items
+
+    def _fill(self, g: int, one: Arriving, scope: str) -> list[Item]:
+        """Put bytes that a held segment lacks in their place; return these records."""
+        (body,) = self._connection.execute("SELECT body FROM segment WHERE g = ?", (g,)).fetchone()
+        if body == one.segment.body:
+            return []
+        held = body_of(msgspec.structs.replace(one.segment, body=bytes(body)))
+        brought = {item.id: item for item in one.items if item.id in held.gaps}
+        if brought:
+            frames = [(id_, brought[id_].data if id_ in brought else data) for id_, data in held.frames]
+            filled = with_body(one.segment, frames).body
+            self._charge(one, scope, len(filled) - len(body))
+            self._connection.execute("UPDATE segment SET body = ? WHERE g = ?", (filled, g))
+        return list(brought.values())
+
+    def _charge(self, one: Arriving, scope: str, size: int, streams: int = 0) -> None:
+        if self._tally is not None:
+            self._tally.charge(one, scope, size, streams)
 
 
 class _Place(NamedTuple):
@@ -165,15 +204,5 @@ def _prev(segment: Segment) -> bytes:
     return b"" if isinstance(segment.fields, Genesis) else bytes.fromhex(segment.fields.prev)
 
 
-def _fill(connection: Connection, g: int, one: Arriving) -> list[Item]:
-    """Put bytes that a held segment lacks in their place; return these records."""
-    (body,) = connection.execute("SELECT body FROM segment WHERE g = ?", (g,)).fetchone()
-    if body == one.segment.body:
-        return []
-    held = body_of(msgspec.structs.replace(one.segment, body=bytes(body)))
-    brought = {item.id: item for item in one.items if item.id in held.gaps}
-    if brought:
-        frames = [(id_, brought[id_].data if id_ in brought else data) for id_, data in held.frames]
-        filled = with_body(one.segment, frames).body
-        connection.execute("UPDATE segment SET body = ? WHERE g = ?", (filled, g))
-    return list(brought.values())
+def _size(segment: Segment) -> int:
+    return len(segment.header) + len(segment.signature) + len(segment.body)

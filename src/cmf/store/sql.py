@@ -19,7 +19,7 @@ from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import EVERYTHING, Head, Sample, View, sample_numbers
 from cmf.store import ancestry, schema
-from cmf.store.arriving import Arriving, Outcome, take_in
+from cmf.store.arriving import Arriving, Outcome, Tally, take_in
 from cmf.store.batch import Item
 from cmf.store.chain import all_items, beginning, behind, carried, find, held, prefix
 from cmf.store.dialect import EACH, Connection, Dialect, array
@@ -37,6 +37,10 @@ Logged = Callable[[Connection, Sequence[bytes]], None]
 """Called with the hashes of segments that came in, in order, in the transaction that commits them: a hub's log."""
 
 _ALL_FOLDED = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending)"
+
+
+Tallied = Callable[[Connection, Sequence[Arriving]], Tally]
+"""Called with segments that come in, in the transaction that is to commit them: a hub's quotas."""
 
 
 class Read(NamedTuple):
@@ -66,9 +70,10 @@ NOTHING_READ = Reach()
 class SqlStore:
     """A set of segments with what is folded from it. Safe to use from several threads and processes."""
 
-    def __init__(self, dialect: Dialect, *, logged: Logged | None = None) -> None:
+    def __init__(self, dialect: Dialect, *, logged: Logged | None = None, tallied: Tallied | None = None) -> None:
         self._sql = dialect
         self._logged = logged
+        self._tallied = tallied
         self.index = SqlIndex(dialect)
         self.whereabouts = SqlWhereabouts(dialect)
         self.proofs = SqlProofs(dialect)
@@ -209,7 +214,8 @@ class SqlStore:
         """
         try:
             with self._sql.write(durable=True) as connection:
-                outcomes, new, items = take_in(connection, arriving)
+                tally = self._tallied(connection, arriving) if self._tallied is not None else None
+                outcomes, new, items = take_in(connection, arriving, tally)
                 if new and self._logged is not None:
                     self._logged(connection, [one.segment.hash for one in new])
                 if items:
