@@ -23,7 +23,7 @@ from cmf.model import digest as digests
 from cmf.objects import manifest, read
 from cmf.objects.source import disk_error
 from cmf.worktree import amending, git, memory, placing, pointer
-from cmf.worktree.files import Files
+from cmf.worktree.files import Files, Kept
 from cmf.worktree.pointer import Pointer
 
 STAGE = "add"
@@ -104,25 +104,25 @@ def add(files: Files, paths: Sequence[str | os.PathLike[str]], known: Callable[[
     in the list is added. A link, and what lies outside the project, is a `UsageError`.
     """
     added: list[Added] = []
-    fresh: list[str] = []
+    fresh: dict[str, Kept] = {}
+    began = memory.now()
     try:
         for path in paths:
             absolute = os.path.abspath(os.fspath(path))
-            found = _add(files, absolute)
+            found, kept = _add(files, absolute)
             added.append(found)
             if found.changed or not known(found.digest):
-                fresh.append(absolute)
+                fresh[os.path.relpath(absolute)] = kept
     finally:
         files.flush()
         if fresh:
-            command = ["cmf", "add", *(os.path.relpath(path) for path in fresh)]
-            with starting.run(STAGE, command=command, system=False, see_params=False) as run:
-                for absolute in fresh:
-                    run.output(os.path.relpath(absolute), type="dataset", policy="copy")
+            with starting.run(STAGE, command=["cmf", "add", *fresh], system=False, see_params=False) as run:
+                for place, kept in fresh.items():
+                    run.output_kept(place, kept, type="dataset", began_ns=began)
     return added
 
 
-def _add(files: Files, absolute: str) -> Added:
+def _add(files: Files, absolute: str) -> tuple[Added, Kept]:
     if os.path.islink(absolute):
         raise UsageError(f"{absolute} is a link.", hint="Add what it leads to.")
     place = absolute + pointer.SUFFIX
@@ -136,7 +136,7 @@ def _add(files: Files, absolute: str) -> Added:
     executable = not is_folder and bool(os.stat(absolute).st_mode & stat.S_IXUSR)
     changed = pointer.write(place, Pointer(digest=kept.digest, size=kept.size, executable=executable))
     ignored = git.is_ignored(absolute) or not git.work_tree(os.path.dirname(absolute))
-    return Added(
+    added = Added(
         path=_shown(files, absolute),
         pointer=_shown(files, place),
         digest=kept.digest,
@@ -145,6 +145,7 @@ def _add(files: Files, absolute: str) -> Added:
         to_ignore="" if ignored else _pattern(os.path.basename(absolute)),
         tracked=git.is_tracked(absolute),
     )
+    return added, kept
 
 
 def ignore(path: str | os.PathLike[str]) -> None:

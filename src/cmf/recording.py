@@ -28,6 +28,7 @@ from cmf.points import Points, sets, whole
 from cmf.recorder import Recorder
 from cmf.using import NAME_CHARS_MAX, Direction, Uses
 from cmf.worktree import uri
+from cmf.worktree.files import Kept
 
 PARAMS_BYTES_MAX = 32 * 1024
 ROWS_BUFFERED_MAX = 50_000
@@ -143,6 +144,13 @@ class Run:
         """Record that this run made a file or folder, as `input`; a ``name`` lets people ask for it."""
         given: dict[str, Any] = {"type": type, "role": role, "name": name, "policy": policy, "labels": labels}
         return self._event("output", path, attributes, hash=hash, **given)
+
+    def output_kept(self, path: str | os.PathLike[str], kept: Kept, *, began_ns: int, type: str = "") -> None:
+        """Record as an output what `Files.keep` has kept just now: nothing is read again. Never raises.
+
+        ``began_ns`` is the wall time before it was read.
+        """
+        self._uses.kept("output", Path(path), kept, type=type, began_ns=began_ns)
 
     def _event(
         self,

@@ -20,6 +20,7 @@ from cmf.model import records as model
 from cmf.recorder import Recorder
 from cmf.recording import Run
 from cmf.using import NAME_CHARS_MAX, Direction, is_short_text
+from cmf.worktree.files import Kept
 
 
 def run(
@@ -139,6 +140,9 @@ class _Off(Run):
         self, direction: Direction, path: str | os.PathLike[str], attributes: Mapping[str, Any], **_: Any
     ) -> Path:
         return Path(path)
+
+    def output_kept(self, path: str | os.PathLike[str], kept: Kept, *, began_ns: int, type: str = "") -> None:
+        """Record nothing."""
 
     def slice(self, folder: str | os.PathLike[str], paths: Iterable[str | os.PathLike[str]], **_: Any) -> list[Path]:
         """Return the paths, and record nothing."""

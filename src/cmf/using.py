@@ -81,6 +81,13 @@ class Uses:
             self._recorder.drop(f"{direction} {place}: {error}")
         return place
 
+    def kept(self, direction: Direction, place: Path, kept: Kept, *, type: str, began_ns: int) -> None:
+        """Record a file or folder that is kept already. Never raises."""
+        try:
+            self._record(direction, place, kept, type=type, began_ns=began_ns)
+        except (OSError, CmfError) as error:
+            self._recorder.drop(f"{direction} {place}: {error}")
+
     def address(
         self,
         direction: Direction,

@@ -63,7 +63,8 @@ class Writer:
     """A manifest in the making: hardly more than its text, if its files come in the order of their paths."""
 
     def __init__(self) -> None:
-        self._text = bytearray(HEADER)
+        self._text = io.BytesIO()  # which gives its bytes away without a copy
+        self._text.write(HEADER)
         self._order = _Order()
         self._is_sorted = True
 
@@ -83,10 +84,10 @@ class Writer:
             raise _unrecordable("a path is neither text nor bytes") from None
         except _Fault as fault:
             raise _unrecordable(str(fault)) from None
-        self._text += b"".join(lines)
-        if len(self._text) > MANIFEST_BYTES_MAX:
+        self._text.write(b"".join(lines))
+        if self._text.tell() > MANIFEST_BYTES_MAX:
             raise UsageError(
-                f"A folder's manifest of {len(self._text)} bytes is over the limit of {MANIFEST_BYTES_MAX}.",
+                f"A folder's manifest of {self._text.tell()} bytes is over the limit of {MANIFEST_BYTES_MAX}.",
                 hint="Record its sub-folders.",
                 kind="limit",
             )
@@ -94,8 +95,8 @@ class Writer:
     def data(self) -> bytes:
         """Return the manifest of all these files; `UsageError` if they cannot be in one folder."""
         if self._is_sorted:
-            return bytes(self._text)
-        entries = [_entry(line) for line in _decoder.decode_lines(memoryview(self._text)[len(HEADER) :])]
+            return self._text.getvalue()
+        entries = [_entry(line) for line in _decoder.decode_lines(self._text.getbuffer()[len(HEADER) :])]
         return encode(entries)
 
 

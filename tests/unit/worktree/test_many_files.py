@@ -1,11 +1,14 @@
 """Folders of very many files: what is done with them takes memory for a part of them only."""
 
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import cmf
 from cmf import fetching, moving
 from cmf.errors import NotFoundError, UnreachableError
 from cmf.fetching import Named
@@ -13,7 +16,7 @@ from cmf.model.digest import file_digest, object_of
 from cmf.objects import RemoteStore, manifest
 from cmf.objects.local import LocalObjects
 from cmf.objects.manifest import Entry
-from cmf.worktree import placing
+from cmf.worktree import placing, walking
 
 BYTES_A_FILE = 40
 """A file of a folder that is read from its manifest takes ten times this."""
@@ -76,6 +79,41 @@ def test_one_file_of_a_folder_is_found_without_the_others_in_memory(objects: Loc
         return peak(lambda: fetching.bring(objects, lambda: (), named, moving.Moved()))
 
     assert brought(many) - brought(few) < BYTES_A_FILE * 5_000
+
+
+def test_a_manifest_is_made_in_hardly_more_memory_than_its_text() -> None:
+    entries = [Entry(f"{number // 100:03}/{number:06}", file_digest(b""), 1) for number in range(20_000)]
+    made: list[bytes] = []
+
+    def make() -> None:
+        written = manifest.Writer()
+        for start in range(0, len(entries), 100):
+            written.add(entries[start : start + 100])
+        made.append(written.data())
+
+    assert peak(make) < 1.5 * len(made[0])
+    assert made[0] == manifest.encode(entries)
+
+
+def test_adding_a_folder_looks_into_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b/c"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "file").write_text(name)
+    looked = []
+
+    def scandir(path: str) -> object:
+        looked.append(os.path.relpath(path, tmp_path))
+        return os.scandir(path)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(walking, "os", SimpleNamespace(**vars(os) | {"scandir": scandir}))
+    with cmf.init() as repo:
+        (added,) = repo.add("data")
+        assert sorted(looked) == ["data", "data/a", "data/b", "data/b/c"]
+        repo.collect()
+        (use,) = repo.artifact(added.digest).uses
+        assert (use.direction, use.path, use.type) == ("output", "data", "dataset")
+        assert use.size == added.size == 4
 
 
 def test_a_remote_that_is_away_is_asked_once_however_many_files_lack(objects: LocalObjects) -> None:
