@@ -63,7 +63,7 @@ requirements: build/uv/.made ## Make the hashed lists in requirements/ anew from
 	@$(COMPILE) --upgrade --all-extras --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --upgrade --constraint requirements/dev.txt --extra hub --group build --output-file requirements/hub.txt
 	@$(COMPILE) --upgrade --constraint requirements/dev.txt --output-file requirements/core.txt
-	@echo dvc | $(COMPILE:pyproject.toml=-) --upgrade --output-file requirements/dvc.txt
+	@echo 'dvc[s3]' | $(COMPILE:pyproject.toml=-) --upgrade --output-file requirements/dvc.txt
 	@! grep -n '://' requirements/*.txt
 
 .PHONY: clean

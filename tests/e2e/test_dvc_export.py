@@ -185,9 +185,9 @@ def pushed(project: Path, tmp_path: Path) -> Path:
     return remote
 
 
-def got(project: Path, tmp_path: Path, env: dict[str, str] | None = None) -> dict[str, dict[bytes, bytes]]:
+def got(project: Path, tmp_path: Path) -> dict[str, dict[bytes, bytes]]:
     """Return what `cmf get` writes of each piece of data, after an import of its bytes."""
-    assert "0 known by DVC's hash alone" in cmf(project, "import", "dvc", "--data", env=env).out
+    assert "0 known by DVC's hash alone" in cmf(project, "import", "dvc", "--data").out
     (tmp_path / "got").mkdir()
     found = {}
     for name in DATA:
@@ -236,33 +236,43 @@ def put(remote: Path, name: str, data: bytes) -> None:
     place.write_bytes(data)
 
 
-def test_a_bucket_holds_what_real_dvc_would_push_and_is_read_only_for_bytes(
-    project: Path, pushed: Path, tmp_path: Path, s3: str
-) -> None:
-    import obstore
-    from obstore.store import S3Store
-
-    settings = {"config": buckets.options(s3), "client_options": {"allow_http": True}}
-    store = S3Store(buckets.NAME, **settings)  # type: ignore[arg-type]
-    for path, data in content(pushed).items():
-        obstore.put(store, "dvc/" + os.fsdecode(path), data)
-    where = ("--to", str(tmp_path), "--remote", f"s3://{buckets.NAME}/ours")
-    cmf(project, "export", "dvc", *DATA, *where, env=buckets.environment(s3))
-    ours = [found for page in obstore.list(store, "ours") for found in page]
-    assert {each["path"].removeprefix("ours/"): each["size"] for each in ours} == {
-        os.fsdecode(path): len(data) for path, data in content(pushed).items()
-    }
-    shutil.rmtree(pushed)
-    dvc.dvc(project, "remote", "modify", "--local", "shared", "url", f"s3://{buckets.NAME}/dvc")
+@pytest.fixture
+def bucket(project: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the URL of a place in a bucket that is the repository's default remote; empty."""
+    for name, value in {**buckets.environment(s3), "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        if name != "AWS_ENDPOINT_URL":  # DVC's own settings say where its remote is
+            monkeypatch.setenv(name, value)
+    url = f"s3://{buckets.NAME}/{tmp_path.name}"
+    dvc.dvc(project, "remote", "add", "--local", "-d", "shared", url)
     dvc.dvc(project, "remote", "modify", "--local", "shared", "endpointurl", s3)
+    return url
+
+
+def test_real_dvc_pulls_what_was_exported_to_a_bucket(project: Path, bucket: str, s3: str) -> None:
+    cmf(project, "export", "dvc", *DATA, "--remote", bucket, env={"AWS_ENDPOINT_URL": s3})
     before = away(project)
-    environment = buckets.environment(s3)
-    del environment["AWS_ENDPOINT_URL"]  # DVC's own settings say where its remote is
+    dvc.dvc(project, "pull", "-q")
+    assert {name: content(project / name) for name in DATA} == before
+    assert "up to date" in dvc.dvc(project, "push")
+
+
+def test_what_real_dvc_pushed_to_a_bucket_is_read_only_for_bytes_and_here_byte_for_byte(
+    project: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bucket
+    dvc.dvc(project, "add", "-q", *DATA)
+    dvc.dvc(project, "push", "-q")
+    git(project, "add", "--all")
+    git(project, "commit", "-q", "-m", "data")
+    shutil.rmtree(project / ".dvc/cache")
+    before = away(project)
     assert "4 known by DVC's hash alone" in cmf(project, "import", "dvc").out
-    refused = cmf(project, "import", "dvc", "--data", env={**environment, "AWS_SECRET_ACCESS_KEY": "wrong"})
+    with monkeypatch.context() as wrong:
+        wrong.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        refused = cmf(project, "import", "dvc", "--data")
     assert "4 known by DVC's hash alone" in refused.out
     assert refused.out.count("refuses us") == 1
-    assert got(project, tmp_path, environment) == before
+    assert got(project, tmp_path) == before
 
 
 def test_what_dvc_cannot_hold_is_refused_before_anything_is_written(project: Path, tmp_path: Path) -> None:
