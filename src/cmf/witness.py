@@ -181,6 +181,8 @@ def check(store: SqlStore) -> Shown:
                     raise CorruptError("the checkpoint that the hub signed is not here any more", kind="log")
                 continue
             leaves = {Subtree(0, position): log.leaf(hash_) for hash_, position in entries.items()}
+            if len(leaves) < len(entries):
+                raise CorruptError("two segments are noted as one entry of it", kind="log")
             made = log.root_of(log.rooted(leaves, store.proofs.nodes(hub), tree.size), tree.size)
             if made != tree.root:
                 raise CorruptError(

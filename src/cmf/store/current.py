@@ -121,6 +121,8 @@ def executions(batch: Batch) -> None:
     """Compute the row of every touched execution anew, from its births and registers."""
     connection = batch.connection
     keys = {batch.i[key]: key for key in batch.executions}
+    if batch.retractions.exist():  # a redaction touches executions that the batch does not name
+        batch.retractions.load(batch.executions)
     wanted = array(sorted(keys))
     births: dict[int, list[Values]] = defaultdict(list)
     for e, *birth in connection.execute(

@@ -149,7 +149,7 @@ def _series(batch: Batch) -> None:
 def _retract(batch: Batch, retractions: Sequence[PropertyRow], find: Find) -> None:
     """Show or hide what the retractions of this batch are about, where it is already held."""
     subjects = dict.fromkeys(made.subject for made in retractions)
-    batch.retractions.load([*subjects, *batch.executions])
+    batch.retractions.load(subjects)
     for subject in subjects:
         if subject[:1] == b"e":
             batch.connection.execute(
@@ -161,7 +161,6 @@ def _retract(batch: Batch, retractions: Sequence[PropertyRow], find: Find) -> No
             for item in find(subject[1:]):
                 if item.record is not None:
                     _set_hidden(batch, item)
-    batch.retractions.load(batch.executions)
 
 
 def _set_hidden(batch: Batch, item: Item) -> None:

@@ -226,6 +226,17 @@ def test_kept_parts_that_were_changed_are_found(process: HubProcess, tmp_path: P
     assert one.all_shown()
 
 
+def test_a_segment_that_is_noted_at_the_entry_of_another_is_found(process: HubProcess, tmp_path: Path) -> None:
+    one = Site(tmp_path, process.client(tmp_path / "keys"), "one")
+    for _ in range(4):
+        one.push()
+    assert one.all_shown()
+    with one.store._sql.write() as connection:  # entries 0 to 3 are also kept as one subtree, so the root stays
+        connection.execute("UPDATE proof SET position = 4 WHERE position = 3")
+    ((where, what),) = one.shown()[2]
+    assert (where, what) == (f"log of {process.url}", "two segments are noted as one entry of it")
+
+
 def test_who_may_neither_read_nor_write_a_scope_is_shown_nothing_of_it(process: HubProcess, tmp_path: Path) -> None:
     client = process.client(tmp_path / "keys")
     one = Site(tmp_path, client, "one")

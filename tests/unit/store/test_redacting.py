@@ -3,6 +3,7 @@
 import pytest
 
 from cmf.errors import CorruptError, NotFoundError
+from cmf.graph.filter import Query
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import View
@@ -97,6 +98,24 @@ def test_a_redaction_reaches_its_scope_and_below_and_no_other() -> None:
         writer.add(by, redaction(record))
         writer.store.fold_pending()
         assert (SECRET.encode() not in bytes_of(writer.store)) is reaches, by
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_a_retracted_execution_stays_hidden_when_something_about_it_is_redacted(is_sealed: bool) -> None:
+    writer = Writer("w")
+    record = leaked(writer)
+    writer.add(SCOPE, model.Property(subject=NODE, key="retracted", value=True, t=3))
+    if is_sealed:
+        writer.seal()
+    writer.store.fold_pending()
+    assert not writer.store.index.select(Query()).executions
+    writer.add(SCOPE, redaction(record))
+    writer.store.fold_pending()
+    assert SECRET.encode() not in bytes_of(writer.store)
+    assert not writer.store.index.select(Query()).executions
+    before = writer.store.dump()
+    writer.store.rebuild()
+    assert writer.store.dump() == before
 
 
 def test_nothing_takes_a_redaction_back() -> None:
