@@ -2,16 +2,18 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cmf import moving
-from cmf.errors import UnreachableError
+from cmf.errors import CorruptError, UnreachableError
 from cmf.model.digest import file_digest
 from cmf.objects import bucket, cloud, read
 from cmf.objects.cloud import CloudBucket
@@ -24,7 +26,8 @@ from tests.sshd import Sshd
 
 pytestmark = pytest.mark.xdist_group("s3")
 CUTS = 5
-DATA = [os.urandom(size) for size in (10, 3_000, 300_000, 2 << 20)]
+PART_BYTES = 5 << 20  # S3 takes no smaller ones
+DATA = [os.urandom(size) for size in (10, 3_000, 300_000, 6 << 20)]
 DIGESTS = [file_digest(data) for data in DATA]
 LARGE = os.urandom(8 << 20)
 LARGE_DIGEST = file_digest(LARGE)
@@ -62,7 +65,7 @@ def opening(
         return lambda name: RemoteObjects(SshBucket(sshd.url(tmp_path / name, proxy.port)))
     url: str = request.getfixturevalue("s3")
     proxy.target = int(url.rpartition(":")[2])
-    monkeypatch.setattr(cloud, "PART_BYTES", 512 << 10)
+    monkeypatch.setattr(cloud, "PART_BYTES", PART_BYTES)
     monkeypatch.setattr(cloud, "RETRIES", 2)
     return lambda name: RemoteObjects(
         CloudBucket(f"s3://{buckets.NAME}/{tmp_path.name}/{name}", buckets.options(proxy.url))
@@ -302,3 +305,80 @@ def test_two_that_send_the_same_file_at_once_do_not_write_to_one(line_of: str, l
         fcntl.flock(other, fcntl.LOCK_EX)
         assert sent(line_of, large) == 0
     assert_arrived(tmp_path)
+
+
+# ---- a large object to a bucket, in parts ---------------------------------------------------------------------------
+
+PARTS = os.urandom(4 * PART_BYTES - 4321)
+PARTS_DIGEST = file_digest(PARTS)
+PUT = """
+import os, resource, sys
+from cmf.model.digest import file_digest
+from cmf.objects import cloud
+from tests import buckets
+cloud.PART_BYTES = 5 << 20
+where = cloud.CloudBucket(f"s3://{buckets.NAME}/{sys.argv[2]}", buckets.options(sys.argv[1]))
+with open(sys.argv[3], "rb") as source:
+    where.write("files/small", file_digest(b"small"), b"small")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    where.write("files/large", sys.argv[4], source)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.fixture
+def place(s3: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CloudBucket:
+    proxy.target = int(s3.rpartition(":")[2])
+    monkeypatch.setattr(cloud, "PART_BYTES", PART_BYTES)
+    return CloudBucket(f"s3://{buckets.NAME}/{tmp_path.name}", buckets.options(proxy.url))
+
+
+def held(place: CloudBucket, name: str) -> bytes:
+    with place.open(name, place.sizes([name])[name], 0) as source:
+        return source.read()
+
+
+def test_a_line_that_is_cut_costs_a_bucket_a_part_and_not_the_whole(place: CloudBucket, proxy: Proxy) -> None:
+    proxy.arm(0, None)
+    assert place.write("files/whole", PARTS_DIGEST, io.BytesIO(PARTS)) == len(PARTS)
+    size = proxy.bytes
+    assert size < len(PARTS) + (64 << 10)
+    for number, after in enumerate((1, 300, size // 3, size // 2, size - (1 << 20), size - 1500, size - 600, size - 1)):
+        proxy.cut(after)
+        assert place.write(f"files/{number}", PARTS_DIGEST, io.BytesIO(PARTS)) == len(PARTS)
+        assert proxy.bytes < len(PARTS) + 2 * PART_BYTES, after
+        proxy.arm(0, None)
+        assert held(place, f"files/{number}") == PARTS
+
+
+def test_a_large_object_that_a_bucket_has_is_read_and_not_sent(place: CloudBucket, proxy: Proxy) -> None:
+    place.write("files/one", PARTS_DIGEST, io.BytesIO(PARTS))
+    proxy.arm(0, None)
+    assert place.write("files/one", PARTS_DIGEST, io.BytesIO(PARTS)) == len(PARTS)
+    assert proxy.bytes < 64 << 10
+    with pytest.raises(CorruptError):
+        place.write("files/one", PARTS_DIGEST, io.BytesIO(PARTS[:-1] + b"!"))
+    assert held(place, "files/one") == PARTS
+
+
+@pytest.mark.parametrize("wrong", [PARTS[:-1], PARTS + b"!", b"!" + PARTS[1:]], ids=["fewer", "more", "other"])
+def test_other_bytes_in_parts_make_no_object(place: CloudBucket, wrong: bytes) -> None:
+    with pytest.raises(CorruptError):
+        place.write("files/one", PARTS_DIGEST, io.BytesIO(wrong))
+    assert place.sizes(["files/one"]) == {}
+
+
+def test_two_that_send_a_large_object_to_a_bucket_at_once_both_succeed(place: CloudBucket) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        sent = [pool.submit(place.write, "files/one", PARTS_DIGEST, io.BytesIO(PARTS)) for _ in range(3)]
+    assert {each.result() for each in sent} == {len(PARTS)}
+    assert held(place, "files/one") == PARTS
+
+
+def test_the_memory_that_a_large_object_takes_on_its_way_to_a_bucket_is_bounded(s3: str, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    data = os.urandom(1 << 20) * 160
+    path.write_bytes(data)
+    command = [sys.executable, "-c", PUT, s3, tmp_path.name, str(path), file_digest(data)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
+    assert int(said.stdout) < 80 << 10, "KiB"

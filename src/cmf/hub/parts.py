@@ -35,6 +35,9 @@ from cmf.objects.source import disk_error
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+INCOMING = "incoming"
+"""Where parts are in a hub's folder if its objects are elsewhere; else with them, so that a part is renamed."""
+
 PARTS_MAX = 32
 """So many parts of one sender stay; the oldest go first."""
 

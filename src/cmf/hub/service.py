@@ -25,7 +25,7 @@ from cmf.hub.grants import Grants
 from cmf.hub.intake import Intake
 from cmf.hub.log import Log
 from cmf.hub.objects import FOLDER, open_objects
-from cmf.hub.parts import Parts
+from cmf.hub.parts import INCOMING, Parts
 from cmf.hub.peers import Peers
 from cmf.hub.quotas import Quotas
 from cmf.hub.readable import ReadableIndex
@@ -110,7 +110,7 @@ class Hub:
             self.auth,
             self.quotas,
             self.objects,
-            Parts(folder / FOLDER / TEMPORARY),
+            Parts(folder / INCOMING if objects else folder / FOLDER / TEMPORARY),
             Direct(folder, self.objects, secret),
         )
 

@@ -1,12 +1,14 @@
 """A bucket of a cloud as a place for objects: S3 and what speaks like it, Google's and Azure's.
 
 Signing, retries and multipart uploads are obstore's. A request to S3 carries the hash of its bytes in its signature, so
-that the server refuses what was changed on the way. Files are made with `If-None-Match: *`, so none is ever replaced.
+that the server refuses what was changed on the way. Files are made with `If-None-Match: *`, so none is ever replaced,
+but for large ones: those come in parts, and may be replaced by the same bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -29,8 +31,8 @@ HEADS_MAX = 256
 """About more files than this one doesn't ask one by one, but has them listed."""
 
 RETRIES = 5
-REQUEST_SECONDS = 30.0
-"""How long one request may take with its body: at most 16 MiB."""
+REQUEST_SECONDS = 120.0
+"""How long one request may take with its body: at most 16 MiB, and a few are on their way over one line."""
 
 COPY_SECONDS = 600.0
 SENT_MAX = 3
@@ -139,36 +141,55 @@ class CloudBucket:
         from obstore.exceptions import AlreadyExistsError
 
         part_bytes = max(PART_BYTES, whole // PARTS_MAX + 1)
+        if isinstance(source, bytes) and len(source) <= part_bytes:
+            # Bytes that are in memory are hashed where they are; joined from chunks they would be copied twice.
+            if (actual := digests.file_digest(source)) != digest:
+                raise mismatched(digest, actual)
+            data = source
+        else:
+            chunks, first, size = checked(digest, source), [], 0
+            while size <= part_bytes and (chunk := next(chunks, b"")):
+                first.append(chunk)
+                size += len(chunk)
+            if size > part_bytes:
+                return self._write_parts(name, itertools.chain(first, chunks), part_bytes)
+            data = b"".join(first)
+        with self._guard(), contextlib.suppress(AlreadyExistsError):
+            obstore.put(self._store, name, data, mode="create", use_multipart=False)
+        return len(data)
+
+    def _write_parts(self, name: str, chunks: Iterator[bytes], part_bytes: int) -> int:
+        """Make a large file of parts, each of which is sent again by itself, if it must be.
+
+        What comes in parts cannot be made on the condition that there is no such file. So we look before; and two who
+        make it at once put the same bytes there, one in the other's place, since they are verified and it is named by
+        them.
+        """
+        import obstore
+
         size = 0
 
         def counted() -> Iterator[bytes]:
             nonlocal size
-            for chunk in checked(digest, source):
+            for chunk in chunks:
                 size += len(chunk)
                 yield chunk
 
-        chunks = counted()
-        with self._guard():
-            if 0 <= whole <= part_bytes:
-                # Bytes that are in memory are hashed where they are; joined from chunks they would be copied twice.
-                data = source if isinstance(source, bytes) else b"".join(chunks)
-                if isinstance(source, bytes) and (actual := digests.file_digest(source)) != digest:
-                    raise mismatched(digest, actual)
-                with contextlib.suppress(AlreadyExistsError):
-                    obstore.put(self._store, name, data, mode="create", use_multipart=False)
-                return len(data)
-            with contextlib.suppress(AlreadyExistsError):
-                obstore.put(
-                    self._store,
-                    name,
-                    chunks,
-                    mode="create",
-                    use_multipart=True,
-                    chunk_size=part_bytes,
-                    max_concurrency=IN_FLIGHT,
-                )
-            for _ in chunks:
-                pass  # what was there already may have been told before all was read
+        if self._size(name) is None:
+            try:
+                with self._guard():
+                    obstore.put(
+                        self._store,
+                        name,
+                        counted(),
+                        use_multipart=True,
+                        chunk_size=part_bytes,
+                        max_concurrency=IN_FLIGHT,
+                    )
+            except NotFoundError as error:  # it was ended, and the answer was lost; or somebody else ended it
+                raise self._unreachable(error) from error
+        for _ in counted():
+            pass  # who puts an object has its bytes, even if it is there
         return size
 
     def address(self, name: str, seconds: int, *, method: Literal["GET", "PUT"] = "GET") -> str:
@@ -249,11 +270,14 @@ class CloudBucket:
                     hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
                     kind="remote",
                 ) from error
-            raise UnreachableError(
-                f"{self.url} cannot be reached: {_first_line(error)}",
-                hint="Nothing is lost: run the command again when it can be.",
-                kind="remote",
-            ) from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        return UnreachableError(
+            f"{self.url} cannot be reached: {_first_line(error)}",
+            hint="Nothing is lost: run the command again when it can be.",
+            kind="remote",
+        )
 
     def _no_bucket(self) -> NotFoundError:
         return NotFoundError(f"There is no bucket at {self.url}.", hint="Make it first.", kind="remote")
