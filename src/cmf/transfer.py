@@ -75,17 +75,13 @@ Authorize = Callable[[str, bytes, Segment, Sequence[Item]], None]
 """Called with (scope, writer's key, segment, records) of each before it is committed; raises `DeniedError`."""
 
 
-Insert = Callable[[Sequence[Arriving]], list[Outcome]]
-"""Commits checked segments; says what became of each."""
-
-
 class LocalPeer:
-    """A store as one end of a transfer. ``insert``: what commits, if it isn't the store itself."""
+    """A store as one end of a transfer. ``by``: who brings what is admitted here, as in `Arriving`."""
 
-    def __init__(self, store: SqlStore, *, authorize: Authorize | None = None, insert: Insert | None = None) -> None:
+    def __init__(self, store: SqlStore, *, authorize: Authorize | None = None, by: int = 0) -> None:
         self._store = store
         self._authorize = authorize
-        self._insert = insert or store.insert
+        self._by = by
 
     def streams(self, view: View) -> Iterator[Sample]:
         """Return sampled (n, hash) of each stream in the view."""
@@ -147,7 +143,7 @@ class LocalPeer:
     def _commit(self, waiting: list[Verified], *, sparse: bool) -> Iterator[Admission]:
         """Commit what waits, and say what became of each; then nothing waits."""
         if waiting:
-            outcomes = self._insert([Arriving(found.segment, found.items, sparse) for found in waiting])
+            outcomes = self._store.insert([Arriving(found.segment, found.items, sparse, self._by) for found in waiting])
             admissions = [admission(found, outcome) for found, outcome in zip(waiting, outcomes, strict=True)]
             waiting.clear()
             yield from admissions
@@ -209,10 +205,20 @@ class Verified(NamedTuple):
 
 def verified(wire: bytes, known: Known, authorize: Authorize | None = None) -> Verified | Admission:
     """Verify one segment's wire bytes; return it with its records, or the admission that refuses it."""
-    segment: Segment | None = None
+    found = _parsed(wire)
+    return found if isinstance(found, Admission) else _checked(found, known, authorize)
+
+
+def _parsed(wire: bytes) -> Segment | Admission:
+    try:
+        return segments.from_wire(wire)
+    except CmfError as error:
+        return _refused(None, "", error)
+
+
+def _checked(segment: Segment, known: Known, authorize: Authorize | None) -> Verified | Admission:
     stream: Stream = ("", b"", "")
     try:
-        segment = segments.from_wire(wire)
         stream = stream_of(segment, known)
         scope, writer, _ = stream
         if not signing.verify(writer, segments.signing_payload(segment.header), segment.signature):
@@ -225,6 +231,49 @@ def verified(wire: bytes, known: Known, authorize: Authorize | None = None) -> V
     except CmfError as error:
         return _refused(segment, stream[0], error)
     return Verified(segment, stream, items)
+
+
+class Brought(NamedTuple):
+    """Segments that one caller brings, by their wire bytes, and what tells whether they may be admitted from there.
+
+    ``by``: who brings them, as in `Arriving`.
+    """
+
+    segments: Sequence[bytes]
+    authorize: Authorize | None = None
+    by: int = 0
+
+
+def admit_all(
+    store: SqlStore, brought: Sequence[Brought], *, meet: Callable[[set[bytes]], None]
+) -> list[list[Admission]]:
+    """Verify what several callers bring, and commit it together; say what became of each one's segments, in order.
+
+    ``meet`` is called with the keys of all their writers before any is authorized.
+    """
+    parsed = [[_parsed(wire) for wire in one.segments] for one in brought]
+    arrived = [one for found in parsed for one in found if isinstance(one, Segment)]
+    streams = store.streams_of({one.stream for one in arrived if not isinstance(one.fields, Genesis)})
+    started = {bytes.fromhex(one.fields.writer) for one in arrived if isinstance(one.fields, Genesis)}
+    meet(started.union(writer for _, writer, _ in streams.values()))
+    checked: list[list[Verified | Admission]] = []
+    for one, found in zip(brought, parsed, strict=True):
+        checked.append([])
+        for segment in found:
+            made = segment if isinstance(segment, Admission) else _checked(segment, streams.get, one.authorize)
+            if isinstance(made, Verified):
+                streams[made.segment.stream] = made.stream
+            checked[-1].append(made)
+    arriving = [
+        Arriving(one.segment, one.items, by=who.by)
+        for who, found in zip(brought, checked, strict=True)
+        for one in found
+        if isinstance(one, Verified)
+    ]
+    outcomes = iter(store.insert(arriving) if arriving else ())
+    return [
+        [admission(one, next(outcomes)) if isinstance(one, Verified) else one for one in found] for found in checked
+    ]
 
 
 def stream_of(segment: Segment, known: Known) -> Stream:

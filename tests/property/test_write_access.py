@@ -188,7 +188,7 @@ class Place:
             asked = wire.AskInvite(name=who.name, role=wire.Role(prefix, role), expires_s=60)
             code = self.hub.access.invite(console(), asked).secret
             token, _ = self.hub.auth.enrol(code, who.key.public, who.name, now=self.hub.now())
-        return self.hub.end(self.hub.auth.caller(token, now=self.hub.now()))
+        return self.hub.pushing.end(self.hub.auth.caller(token, now=self.hub.now()))
 
 
 def carried(source: LocalPeer, target: LocalPeer, path: Path) -> list[Admission]:

@@ -16,6 +16,7 @@ from cmf import errors
 from cmf.errors import CmfError, UnreachableError
 from cmf.graph.questions import AskLineage
 from cmf.hub.auth import Caller
+from cmf.hub.pushing import Push
 from cmf.hub.service import Hub
 from cmf.model import wire
 from cmf.remote import HubClient
@@ -156,7 +157,10 @@ def answer(hub: Hub, caller: Caller, request: Request) -> bytes:
         case "POST", "/v1/have":
             return wire.encode(hub.have(caller, wire.decode(body, wire.Having)))
         case "POST", "/v1/push":
-            return b"".join(hub.push(caller, body, wanted="wanted" in query))
+            (found,) = hub.pushing.push_all([Push(caller, body, "wanted" in query)])
+            if isinstance(found, CmfError):
+                raise found
+            return found
         case "POST", "/v1/pull":
             return hub.pull(caller, wire.decode(body, wire.Asked))
         case "POST", "/v1/log":

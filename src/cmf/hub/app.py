@@ -6,12 +6,11 @@ import asyncio
 import inspect
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, BinaryIO
 
 from litestar import Litestar, Response, delete, get, post, put
 from litestar.background_tasks import BackgroundTask
-from litestar.concurrency import sync_to_thread
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -23,9 +22,12 @@ from cmf import errors
 from cmf.errors import CmfError, DeniedError, UsageError
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer
 from cmf.hub import administration
-from cmf.hub.calls import AnyRequest, caller_of, count_stranger, hub_of
+from cmf.hub.auth import Caller
+from cmf.hub.calls import AnyRequest, caller_of, callers_of, count_stranger, hub_of
 from cmf.hub.federation import Federation
+from cmf.hub.gathered import Gathered
 from cmf.hub.operations import Operations
+from cmf.hub.pushing import Push
 from cmf.hub.rates import Rates, TooManyError
 from cmf.hub.service import Hub
 from cmf.model import wire
@@ -33,7 +35,8 @@ from cmf.model.prefixes import Below
 
 OBJECT_BYTES_MAX = 1 << 40
 READ_BYTES = 1 << 20
-ANSWERED_WHOLE_BYTES = 1 << 20
+GATHERED_BYTES_MAX = 256 << 10
+"""Pushes up to this size are admitted together with others, up to this size in all."""
 BULK = "application/octet-stream"
 LOOK_SECONDS, LOOKS_MIN, LOOKS = 0.25, 8, 260
 """How often it is looked whether a request still writes to a part: longer than a silent client is waited for."""
@@ -51,6 +54,8 @@ IsDirect = Annotated[
 From = Annotated[int, Parameter(query="from", ge=0, description="How many bytes came before, and are not sent.")]
 IsFolder = Annotated[bool, Parameter(query="folder", description="It is a folder's manifest; its files were sent.")]
 
+Pushes = Gathered[tuple[AnyRequest, bytes, bool], bytes]
+
 
 def make_app(hub: Hub, *, loopback: bool, rates: Rates, log: bool = False, counted: str = "") -> Litestar:
     """Make the application that serves a hub.
@@ -60,6 +65,7 @@ def make_app(hub: Hub, *, loopback: bool, rates: Rates, log: bool = False, count
     """
     operations = Operations(hub.counts, hub.peers.measures, log=log, counted=counted)
     federation = Federation(hub)
+    pushes: Pushes = Gathered(_push_all, size=lambda asked: len(asked[1]), size_max=GATHERED_BYTES_MAX)
     return Litestar(
         route_handlers=ROUTES,
         middleware=[operations.middleware],
@@ -77,7 +83,7 @@ def make_app(hub: Hub, *, loopback: bool, rates: Rates, log: bool = False, count
         on_startup=[federation.start],
         on_shutdown=[federation.stop],
         logging_config=None,
-        opt={"hub": hub, "operations": operations, "federation": federation, "rates": rates},
+        opt={"hub": hub, "operations": operations, "federation": federation, "rates": rates, "pushes": pushes},
     )
 
 
@@ -142,23 +148,26 @@ def have(request: AnyRequest, data: wire.Having) -> wire.Held:
 
 
 @post("/v1/push", status_code=200, media_type=BULK, request_max_body_size=wire.PUSH_BYTES_MAX)
-async def push(request: AnyRequest, *, asks_wanted: AsksWanted = False) -> Stream:
+async def push(request: AnyRequest, *, asks_wanted: AsksWanted = False) -> Stream | Response[bytes]:
     """Admit segments. The body is segment frames; the answer an admission frame for each, then an end frame."""
     body = await request.body()
-    small = len(body) <= ANSWERED_WHOLE_BYTES
-    # A thread is asked once for a small push, and once for each frame of a large one, which is sent as it is made.
-    frames = await sync_to_thread(_pushed, request, body, whole=small, wanted=asks_wanted)
-    return Stream(_each(frames) if small else frames, media_type=BULK)
+    if len(body) <= GATHERED_BYTES_MAX:
+        gathered: Pushes = request.app.opt["pushes"]
+        return Response(await gathered.ask((request, body, asks_wanted)), media_type=BULK)
+    pushed = await asyncio.to_thread(lambda: hub_of(request).pushing.push(Push(caller_of(request), body, asks_wanted)))
+    return Stream(pushed, media_type=BULK)
 
 
-def _pushed(request: AnyRequest, body: bytes, *, whole: bool, wanted: bool) -> Iterator[bytes]:
-    frames = hub_of(request).push(caller_of(request), body, wanted=wanted)
-    return iter([b"".join(frames)]) if whole else frames
-
-
-async def _each(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
+def _push_all(asked: Sequence[tuple[AnyRequest, bytes, bool]]) -> list[bytes | CmfError]:
+    """Answer small pushes together."""
+    callers = callers_of([request for request, _, _ in asked])
+    pushes = [
+        Push(caller, body, wanted)
+        for caller, (_, body, wanted) in zip(callers, asked, strict=True)
+        if isinstance(caller, Caller)
+    ]
+    answers = iter(hub_of(asked[0][0]).pushing.push_all(pushes) if pushes else ())
+    return [next(answers) if isinstance(caller, Caller) else caller for caller in callers]
 
 
 @post("/v1/pull", sync_to_thread=True, status_code=200, media_type=BULK)
@@ -236,7 +245,7 @@ async def put_object(
     Large ones may go on behind what came before: 409 if that is not there any more.
     """
     hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
-    incoming = await sync_to_thread(hub.grants.begin, caller, under, digest, start)
+    incoming = await asyncio.to_thread(hub.grants.begin, caller, under, digest, start)
     try:
         async for chunk in request.stream():
             await asyncio.to_thread(incoming.write, chunk)
@@ -252,7 +261,7 @@ async def part_of_object(request: AnyRequest, digest: str, under: Under) -> wire
     hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
     seen = 0
     for look in range(LOOKS):
-        found = await sync_to_thread(hub.grants.part, caller, under, digest)
+        found = await asyncio.to_thread(hub.grants.part, caller, under, digest)
         if isinstance(found, wire.Part):
             return found
         if look > LOOKS_MIN and found > seen:

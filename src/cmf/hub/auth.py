@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -44,16 +46,18 @@ TABLES = (
 )
 
 
-# What every request asks, and every push of each key: one statement, so that it is one round trip to the database.
-_CALLER = (
-    "SELECT t.p, t.expires, n.name, 0, r.prefix, r.role FROM hub_token t JOIN hub_principal n ON n.p = t.p "
-    "LEFT JOIN hub_role r ON r.p = t.p WHERE t.hash = ? "
-    "UNION ALL SELECT t.p, t.expires, n.name, 1, w.prefix, w.role FROM hub_token t "
-    "JOIN hub_principal n ON n.p = t.p JOIN hub_token_role w ON w.hash = t.hash WHERE t.hash = ? ORDER BY 4, 5, 6"
+# What every request asks, and every push of each key: one statement for all that ask at once, so that it is one round
+# trip to the database.
+_CALLERS = (
+    "SELECT t.hash, t.p, t.expires, n.name, 0, r.prefix, r.role FROM hub_token t JOIN hub_principal n ON n.p = t.p "
+    "LEFT JOIN hub_role r ON r.p = t.p WHERE t.hash IN ({marks}) "
+    "UNION ALL SELECT t.hash, t.p, t.expires, n.name, 1, w.prefix, w.role FROM hub_token t "
+    "JOIN hub_principal n ON n.p = t.p JOIN hub_token_role w ON w.hash = t.hash WHERE t.hash IN ({marks}) "
+    "ORDER BY 5, 6, 7"
 )
-_HOLDER = (
-    "SELECT k.p, n.name, v.at, r.prefix, r.role FROM hub_key k JOIN hub_principal n ON n.p = k.p "
-    "LEFT JOIN hub_revoked v ON v.key = k.key LEFT JOIN hub_role r ON r.p = k.p WHERE k.key = ?"
+_HOLDERS = (
+    "SELECT k.key, k.p, n.name, v.at, r.prefix, r.role FROM hub_key k JOIN hub_principal n ON n.p = k.p "
+    "LEFT JOIN hub_revoked v ON v.key = k.key LEFT JOIN hub_role r ON r.p = k.p WHERE k.key IN ({marks})"
 )
 _LACKING = (
     "SELECT o.digest, g.digest FROM promised o LEFT JOIN hub_grant g ON g.scope = o.scope "
@@ -84,6 +88,13 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         """Return the scope prefixes this caller may read; None for everything."""
         prefixes = tuple(sorted({held.prefix for held in self.roles}))
         return None if "" in prefixes else prefixes
+
+
+class Holder(NamedTuple):
+    """Whose an enrolled key is, and whether it was revoked."""
+
+    who: Caller
+    is_revoked: bool
 
 
 class Auth:
@@ -140,22 +151,27 @@ class Auth:
 
     def caller(self, token: str, *, now: int) -> Caller:
         """Return whose token this is; `DeniedError` if it is nobody's, or has expired."""
-        hash_ = secret_hash(token)
-        rows = self._sql.fetch(_CALLER, (hash_, hash_))
-        if not rows or rows[0][1] < now:
-            raise DeniedError(
-                "This hub does not know the token, or it has expired.",
-                hint="Join again with an invite: cmf remote add NAME URL --invite CODE.",
-                kind="token",
-            )
-        principal, expires, name = rows[0][:3]
-        held = _roles(row[4:] for row in rows if not row[3] and row[4] is not None)
-        caller = Caller(principal=principal, name=name, roles=held, expires_us=expires)
-        narrowed = _roles(row[4:] for row in rows if row[3])
-        if not narrowed:
-            return caller
-        held = tuple(role for role in narrowed if caller.may(role.role, role.prefix))  # what was taken since is lost
-        return msgspec.structs.replace(caller, roles=held, is_narrowed=True)
+        (found,) = self.callers([token], now=now)
+        if isinstance(found, DeniedError):
+            raise found
+        return found
+
+    def callers(self, tokens: Sequence[str], *, now: int) -> list[Caller | DeniedError]:
+        """Return whose each of these tokens is, or what `caller` raises of it."""
+        hashes = [secret_hash(token) for token in tokens]
+        found: dict[bytes, list[tuple[Any, ...]]] = defaultdict(list)
+        for part, marks in chunks(list(dict.fromkeys(hashes))):
+            for hash_, *row in self._sql.fetch(_CALLERS.format(marks=marks), (*part, *part)):
+                found[bytes(hash_)].append(tuple(row))
+        return [_caller(found.get(hash_, ()), now) for hash_ in hashes]
+
+    def holders(self, keys: Collection[bytes]) -> dict[bytes, Holder]:
+        """Return whose those of these keys are that are enrolled."""
+        found: dict[bytes, list[tuple[Any, ...]]] = defaultdict(list)
+        for part, marks in chunks(list(keys)):
+            for key, *row in self._sql.fetch(_HOLDERS.format(marks=marks), part):
+                found[bytes(key)].append(tuple(row))
+        return {key: _holder(rows) for key, rows in found.items()}
 
     def authorize(
         self,
@@ -166,6 +182,7 @@ class Auth:
         roles: Sequence[str] = ("write",),
         vouched: Callable[[], Sequence[Vouch]],
         now: int,
+        holders: Mapping[bytes, Holder] | None = None,
     ) -> None:
         """Check that a segment of this scope and key may be admitted from this caller; else `DeniedError`.
 
@@ -173,14 +190,13 @@ class Auth:
         For a key that nobody here enrolled, who is a peer on the scope vouches, but for what takes more than writing:
         so hubs bring what their own sites wrote. An admin's push enrols such keys: so the hub's own user needs no
         ceremony. A key that follows an enrolled one (``vouched``, checked) is enrolled as the same principal's.
+
+        ``holders``: of some enrolled keys, what `holders` returned just now.
         """
-        rows = self._sql.fetch(_HOLDER, (key,))
-        if rows and rows[0][2] is not None:
+        found = (holders or {}).get(key) or self.holders([key]).get(key)
+        if found is not None and found.is_revoked:
             raise _revoked()
-        holder = None
-        if rows:
-            held = _roles(row[3:] for row in rows if row[3] is not None)
-            holder = Caller(principal=rows[0][0], name=rows[0][1], roles=held)
+        holder = None if found is None else found.who
         chain = () if holder else vouched()
         if chain and (heir := self._heir(chain, key)):
             _must_be_brought(caller, heir, roles, scope)
@@ -281,6 +297,31 @@ class Auth:
         (name,) = connection.execute("SELECT name FROM hub_principal WHERE p = ?", (principal,)).fetchone()
         roles = _roles(connection.execute("SELECT prefix, role FROM hub_role WHERE p = ? ORDER BY 1, 2", (principal,)))
         return Caller(principal=principal, name=name, roles=roles)
+
+
+def _caller(rows: Sequence[tuple[Any, ...]], now: int) -> Caller | DeniedError:
+    """Return whose a token is, by its rows of `_CALLERS`; an error if it has none, or has expired."""
+    if not rows or rows[0][1] < now:
+        return DeniedError(
+            "This hub does not know the token, or it has expired.",
+            hint="Join again with an invite: cmf remote add NAME URL --invite CODE.",
+            kind="token",
+        )
+    principal, expires, name = rows[0][:3]
+    held = _roles(row[4:] for row in rows if not row[3] and row[4] is not None)
+    caller = Caller(principal=principal, name=name, roles=held, expires_us=expires)
+    narrowed = _roles(row[4:] for row in rows if row[3])
+    if not narrowed:
+        return caller
+    held = tuple(role for role in narrowed if caller.may(role.role, role.prefix))  # what was taken since is lost
+    return msgspec.structs.replace(caller, roles=held, is_narrowed=True)
+
+
+def _holder(rows: Sequence[tuple[Any, ...]]) -> Holder:
+    """Return whose a key is, by its rows of `_HOLDERS`."""
+    principal, name, revoked = rows[0][:3]
+    held = _roles(row[3:] for row in rows if row[3] is not None)
+    return Holder(Caller(principal=principal, name=name, roles=held), is_revoked=revoked is not None)
 
 
 def _must_be_brought(caller: Caller, holder: Caller, roles: Sequence[str], scope: str) -> None:

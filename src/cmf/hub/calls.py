@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Request
 
-from cmf.errors import DeniedError
+from cmf.errors import CmfError, DeniedError
 from cmf.hub.auth import Caller
 from cmf.hub.federation import Federation
-from cmf.hub.rates import Rates
+from cmf.hub.rates import Rates, TooManyError
 from cmf.hub.service import Hub
 
 AnyRequest = Request[Any, Any, Any]
@@ -43,19 +44,33 @@ def count_stranger(request: AnyRequest) -> None:
 
 def caller_of(request: AnyRequest) -> Caller:
     """Return who calls: whose token the request carries. It is counted; `TooManyError` if they ask too much."""
+    (found,) = callers_of([request])
+    if isinstance(found, CmfError):
+        raise found
+    return found
+
+
+def callers_of(requests: Sequence[AnyRequest]) -> list[Caller | CmfError]:
+    """Return who makes each of some requests to one hub, asked for all at once, or what `caller_of` raises of it."""
+    tokens = [_token_of(request) for request in requests]
+    hub = hub_of(requests[0])
+    asked = iter(hub.auth.callers([token for token in tokens if token], now=hub.now()))
+    return [_counted(request, next(asked) if token else None) for request, token in zip(requests, tokens, strict=True)]
+
+
+def _token_of(request: AnyRequest) -> str:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token:
-        count_stranger(request)
-        raise DeniedError(
-            "This needs a token.",
-            hint="Join with an invite: cmf remote add NAME URL --invite CODE.",
-            kind="token",
-        )
-    hub = hub_of(request)
+    return token.strip() if kind.lower() == "bearer" else ""
+
+
+def _counted(request: AnyRequest, found: Caller | DeniedError | None) -> Caller | CmfError:
     try:
-        caller = hub.auth.caller(token.strip(), now=hub.now())
-    except DeniedError:
+        if isinstance(found, Caller):
+            rates_of(request).caller(found.principal, found.name)
+            return found
         count_stranger(request)
-        raise
-    rates_of(request).caller(caller.principal, caller.name)
-    return caller
+    except TooManyError as error:
+        return error
+    return found or DeniedError(
+        "This needs a token.", hint="Join with an invite: cmf remote add NAME URL --invite CODE.", kind="token"
+    )

@@ -247,12 +247,12 @@ class _Turn:
 
     def _pull(self, view: View) -> None:
         if view.streams:
-            self._pulled += self._count(transfer.transfer(self._client.peer, self._hub.end(self._caller), view))
+            self._pulled += self._count(transfer.transfer(self._client.peer, self._hub.pushing.end(self._caller), view))
         self._take_objects(msgspec.structs.replace(view, streams=None))
 
     def _push(self, view: View) -> None:
         if view.streams:
-            self._pushed += self._count(transfer.transfer(self._hub.end(self._caller), self._client.peer, view))
+            self._pushed += self._count(transfer.transfer(self._hub.pushing.end(self._caller), self._client.peer, view))
         self._send_objects(view.scopes or ("",))
 
     def _count(self, admissions: Iterable[Admission]) -> int:

@@ -6,8 +6,7 @@ Safe to call from several threads. Times come from the caller's clock in `Hub.no
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,30 +18,24 @@ from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub import cursors
 from cmf.hub.access import Access
 from cmf.hub.auth import Auth, Caller
-from cmf.hub.bodies import framed, page
+from cmf.hub.bodies import page
 from cmf.hub.direct import Direct
 from cmf.hub.grants import Grants
-from cmf.hub.intake import Intake
 from cmf.hub.log import Log
 from cmf.hub.objects import FOLDER, open_objects
 from cmf.hub.parts import INCOMING, Parts
 from cmf.hub.peers import Peers
+from cmf.hub.pushing import Pushing
 from cmf.hub.quotas import Quotas
 from cmf.hub.readable import ReadableIndex
 from cmf.model import prefixes, wire
-from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import Head, View
 from cmf.model.records import covers, is_scope
-from cmf.model.rotation import Vouch
-from cmf.model.segment import Genesis, Segment
 from cmf.objects.local import TEMPORARY
-from cmf.store.arriving import Arriving, Outcome
-from cmf.store.batch import Item
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
-from cmf.transfer import LocalPeer
 from cmf.worktree.uri import bare
 
 DATABASE = "hub.db"
@@ -93,8 +86,8 @@ class Hub:
         self.log = Log(self._dialect, self.key)
         self.quotas = Quotas(self._dialect, self.now)
         self.store = SqlStore(self._dialect, logged=self.log.append, tallied=self.quotas.tally)
-        self._intake = Intake(self.store)
         self.auth = Auth(self._dialect)
+        self.pushing = Pushing(self.store, self.auth, now=self.now, wanted=self.wanted)
         self.access = Access(self._dialect, self.now)
         self.peers = Peers(self._dialect, self.now)
         self._held: dict[View, tuple[int, prefixes.Digests]] = {}
@@ -152,31 +145,6 @@ class Hub:
         )
 
     # ---- segments ------------------------------------------------------------------------------------------------
-
-    def end(self, caller: Caller) -> LocalPeer:
-        """Return this hub's store as one end of a transfer; what is admitted there, this caller brings."""
-        authorized: set[tuple[str, bytes, bool]] = set()
-
-        def authorize(scope: str, key: bytes, segment: Segment, items: Sequence[Item]) -> None:
-            redacts = any(model.redacts(item.record) for item in items)
-            if (scope, key, redacts) not in authorized:
-                roles = ("write", "redact") if redacts else ("write",)
-                vouched = partial(self._vouched, segment)
-                self.auth.authorize(caller, scope, key, roles=roles, vouched=vouched, now=self.now())
-                authorized.add((scope, key, redacts))
-
-        def insert(arriving: Sequence[Arriving]) -> list[Outcome]:
-            return self._intake.insert([one._replace(by=caller.principal) for one in arriving])
-
-        return LocalPeer(self.store, authorize=authorize, insert=insert)
-
-    def _vouched(self, segment: Segment) -> tuple[Vouch, ...]:
-        """Return what the keys before a segment's writer said: its stream's first header has it."""
-        fields = segment.fields
-        if not isinstance(fields, Genesis):
-            found = next(iter(self.store.get([segment.stream], View())), b"")
-            fields = segments.from_wire(found).fields if found else fields
-        return fields.vouched if isinstance(fields, Genesis) else ()
 
     def streams(self, caller: Caller, asked: wire.Asked) -> wire.Streams:
         """Return sampled positions of the readable streams in a view."""
@@ -248,27 +216,6 @@ class Hub:
         if came:
             self.store.kept(came)
         return wanted[:limit]
-
-    def push(self, caller: Caller, body: bytes, *, wanted: bool = False) -> Iterator[bytes]:
-        """Admit the segments of a body; return a frame that says what became of each, then the end.
-
-        Each is committed before its frame is made. A body that is not segment frames is refused before anything is.
-        ``wanted``: the end says which objects are lacking in the scopes of these segments.
-        """
-        found = list(framed(body, wire.SEGMENT, "push"))
-        return self._push(caller, found, wanted=wanted)
-
-    def _push(self, caller: Caller, found: list[bytes], *, wanted: bool) -> Iterator[bytes]:
-        count = 0
-        scopes = set()
-        for admission in self.end(caller).admit(found):
-            count += 1
-            if admission.outcome != "refused" and caller.may_send(admission.scope):
-                scopes.add(admission.scope)
-            yield wire.frame(wire.ADMISSION, wire.encode(admission))
-        lacking = self.wanted(sorted(scopes)) if wanted else []
-        end = wire.End(count=count, wanted=lacking[: wire.WANTED_MAX], more=len(lacking) > wire.WANTED_MAX)
-        yield wire.frame(wire.END, wire.encode(end))
 
     def pull(self, caller: Caller, asked: wire.Asked) -> bytes:
         """Return the next page of readable segments in a view beyond what the caller holds, or behind a cursor.

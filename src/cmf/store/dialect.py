@@ -17,7 +17,7 @@ import msgspec
 IN_MAX = 500
 """How many values one ``IN (…)`` holds at most."""
 
-_IN_SIZES = (8, 64, IN_MAX)
+_IN_SIZES = (1, 8, 64, IN_MAX)
 """How many it holds in fact, the last one repeated as needed: few numbers, so that few statements are prepared."""
 
 EACH = "json_each(?)"

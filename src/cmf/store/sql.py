@@ -7,7 +7,7 @@ is handed has been checked, and times and random bytes come as arguments. Questi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +22,7 @@ from cmf.store import ancestry, schema
 from cmf.store.arriving import Arriving, Outcome, Tally, take_in
 from cmf.store.batch import Item
 from cmf.store.chain import all_items, beginning, behind, carried, find, held, prefix
-from cmf.store.dialect import EACH, Connection, Dialect, array
+from cmf.store.dialect import EACH, Connection, Dialect, array, chunks
 from cmf.store.fold import fold, forget
 from cmf.store.index import SqlIndex
 from cmf.store.proofs import SqlProofs
@@ -228,8 +228,16 @@ class SqlStore:
 
     def scope_of(self, stream: bytes) -> tuple[str, bytes, str] | None:
         """Return (scope, writer's key, site) of a stream, or None if it isn't known."""
-        rows = self._sql.fetch("SELECT scope, writer, site FROM stream WHERE stream = ?", (stream,))
-        return (rows[0][0], rows[0][1], rows[0][2]) if rows else None
+        return self.streams_of([stream]).get(stream)
+
+    def streams_of(self, streams: Collection[bytes]) -> dict[bytes, tuple[str, bytes, str]]:
+        """Return (scope, writer's key, site) of those of these streams that are known."""
+        found = {}
+        for part, marks in chunks(list(streams)):
+            question = f"SELECT stream, scope, writer, site FROM stream WHERE stream IN ({marks})"
+            for stream, scope, writer, site in self._sql.fetch(question, part):
+                found[bytes(stream)] = (scope, bytes(writer), site)
+        return found
 
     # ---- one end of a transfer -------------------------------------------------------------------------------------
 

@@ -359,7 +359,7 @@ def test_a_page_of_segments_is_never_a_start_of_a_stream_alone(tmp_path: Path, m
     writer.seal()
     hub = Hub(tmp_path)
     held = list(LocalPeer(writer.store).segments(View(), {}))
-    assert [one.outcome for one in hub.end(ADMIN).admit(held)] == ["new", "new"]
+    assert [one.outcome for one in hub.pushing.end(ADMIN).admit(held)] == ["new", "new"]
     asked = [hash_.hex() for _, n, hash_, _ in writer.store.chained() if n == 1]
     monkeypatch.setattr(wire, "PULL_BYTES", 1)
     page = hub.get(ADMIN, wire.Hashes(hashes=asked))

@@ -56,7 +56,7 @@ def pushed(hub: Hub, caller: Caller, writer: Writer) -> list[Admission]:
     """Push what the hub does not hold of a writer."""
     held = hub.store.have(writer.store.samples(View(own=True)))
     found = writer.store.segments(View(own=True), held)
-    return list(hub.end(caller).admit(list(found)))
+    return list(hub.pushing.end(caller).admit(list(found)))
 
 
 def truth(hub: Hub) -> dict[tuple[str, str], tuple[int, int]]:

@@ -1,11 +1,14 @@
 """How often a hub asks its database, where each question is a round trip: what a push costs, counted at the driver."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from cmf.hub.auth import Caller
+from cmf.hub.pushing import Push
 from cmf.hub.service import Hub
 from cmf.model import wire
 from cmf.model.exchange import View
@@ -39,25 +42,48 @@ def recorded(hub: Hub, writer: Writer, executions: range) -> bytes:
     return b"".join(wire.frame(wire.SEGMENT, data) for data in writer.store.segments(View(), held))
 
 
-def push(hub: Hub, token: str, body: bytes) -> None:
-    """Push a body as a request does."""
-    caller = hub.auth.caller(token, now=hub.now())
-    *frames, end = hub.push(caller, body, wanted=True)
-    assert frames
-    assert not any(b'"refused"' in frame for frame in frames)
-    assert b'"wanted"' in end
+def push(hub: Hub, brought: Sequence[tuple[str, bytes]]) -> None:
+    """Push (token, body) of each as the requests do that come at once."""
+    callers = hub.auth.callers([token for token, _ in brought], now=hub.now())
+    pushes = [
+        Push(caller, body, wanted=True)
+        for caller, (_, body) in zip(callers, brought, strict=True)
+        if isinstance(caller, Caller)
+    ]
+    for answer in hub.pushing.push_all(pushes):
+        assert isinstance(answer, bytes)
+        *frames, end = (data for _, data in wire.frames(answer))
+        assert frames
+        assert not any(b'"refused"' in frame for frame in frames)
+        assert b'"wanted"' in end
 
 
 def test_a_push_asks_four_things_beside_its_transaction(tmp_path: Path, database: str, sent: list[str]) -> None:
     hub = Hub(tmp_path, databases.another(database))
     token = hub.auth.local_token(now=hub.now())
     writer = Writer("one")
-    push(hub, token, recorded(hub, writer, range(2)))  # which enrols the key
+    push(hub, [(token, recorded(hub, writer, range(2)))])  # which enrols the key
     body = recorded(hub, writer, range(2, 5))
     sent.clear()
-    push(hub, token, body)
+    push(hub, [(token, body)])
     hub.close()
     (begun,) = [n for n, statement in enumerate(sent) if statement.startswith("BEGIN")]
     assert [statement.split(" FROM ")[1].split()[0] for statement in sent[:begun]] == ["hub_token", "stream", "hub_key"]
     assert "hub_grant" in sent[-1]
     assert not [word for word in ("hub_token", "hub_key", "hub_grant") if any(word in one for one in sent[begun:-1])]
+
+
+def test_pushes_that_come_at_once_ask_three_things_and_commit_once(
+    tmp_path: Path, database: str, sent: list[str]
+) -> None:
+    hub = Hub(tmp_path, databases.another(database))
+    token = hub.auth.local_token(now=hub.now())
+    writers = [Writer(f"site{n}", seed=n + 1) for n in range(5)]
+    push(hub, [(token, recorded(hub, writer, range(1))) for writer in writers])
+    bodies = [recorded(hub, writer, range(1, 2)) for writer in writers]
+    sent.clear()
+    push(hub, [(token, body) for body in bodies])
+    hub.close()
+    (begun,) = [n for n, statement in enumerate(sent) if statement.startswith("BEGIN")]
+    assert [statement.split(" FROM ")[1].split()[0] for statement in sent[:begun]] == ["hub_token", "stream", "hub_key"]
+    assert [statement for statement in sent[begun:] if "hub_token" in statement or "hub_key" in statement] == []
