@@ -37,7 +37,7 @@ def process() -> Process:
     found = _stat("self")
     return Process(
         host=os.uname().nodename,
-        boot=_boot(),
+        boot=boot(),
         pid=pid,
         start=found[1] if found else 0,
         uid=os.getuid(),
@@ -53,7 +53,7 @@ def alive(other: Process) -> bool | None:
     """
     if other.host != os.uname().nodename:
         return None
-    if other.boot != _boot():
+    if other.boot != boot():
         return False
     if other.space and other.space != _space():
         return None
@@ -88,7 +88,7 @@ def above(variable: str) -> tuple[str, ...]:
 
 def _named(pid: int) -> tuple[str, ...]:
     found = _stat(str(pid))
-    return (os.uname().nodename, _boot(), str(pid), str(found[1] if found else 0))
+    return (os.uname().nodename, boot(), str(pid), str(found[1] if found else 0))
 
 
 def started(process: Process) -> float:
@@ -241,7 +241,8 @@ def _stat(pid: str) -> tuple[str, int, int] | None:
 
 
 @functools.cache
-def _boot() -> str:
+def boot() -> str:
+    """Return what names this machine's present boot; "" where the system doesn't tell."""
     return _text("/proc/sys/kernel/random/boot_id").strip()
 
 

@@ -2,6 +2,9 @@
 
 A cache in one SQLite file beside the store. It may be deleted at any time; it is skipped where it is busy, damaged or
 cannot be written. It vouches for nothing: whoever asks it still asks the objects whether they hold what it names.
+
+A power cut can take bytes of a file that were read and had not reached the disk, and leave its inode as it was. So what
+was changed shortly before the memory was last written is forgotten once the machine has been started anew.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ import sys
 import threading
 import time
 import zlib
-from hashlib import blake2b
+from collections.abc import Iterable
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from cmf.worktree import machine
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,6 +36,9 @@ TICK_NS = 50_000_000
 COARSE_NS = 2_000_000_000
 """The same, where the file system keeps whole seconds."""
 
+WRITTEN_NS = 30 * 60 * 1_000_000_000
+"""After so long a system that was running all the while has written a file's bytes to the disk, synced or not."""
+
 _DIGEST = 32
 _VERSION = struct.Struct("<QQqq")
 _TABLE = (
@@ -39,6 +48,10 @@ _TABLE = (
 _NAMES = sys.getfilesystemencoding()
 _ALL = "SELECT name, version, digest, crc FROM file WHERE folder = ?"
 _ONE = _ALL + " AND name = ?"
+_PUT = "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)"
+_DELETE = "DELETE FROM file WHERE folder = ? AND name = ?"
+_BOOT = "", "boot"
+"""In place of a file: when something was last remembered, as a version's times, and the hash of that boot's name."""
 
 
 class Seen(NamedTuple):
@@ -77,23 +90,13 @@ class Memory:
     def recall(self, folder: str, name: str = "") -> dict[str, tuple[bytes, bytes]]:
         """Return what is known of the files in a folder, or of one of them: version and digest by their name."""
         path, one = os.fsencode(folder), os.fsencode(name)
-        rows = self._ask(_ONE, _key(path), one) if name else self._ask(_ALL, _key(path))
-        found = {}
-        for each, packed, digest, crc in rows:
-            if None in (each, packed, digest):
-                continue  # a flipped byte can make a column of any type
-            if crc == zlib.crc32(b"\0".join((path, each, packed, digest))) and len(digest) == _DIGEST:
-                found[each.decode(_NAMES, "surrogateescape")] = (packed, digest)
-        return found
+        return _known(path, self._ask(_ONE, _key(path), one) if name else self._ask(_ALL, _key(path)))
 
     def remember(self, seen: list[Seen], gone: list[tuple[str, str]]) -> None:
         """Note what files held, and forget those that are gone (folder, name)."""
         if not seen and not gone:
             return
-        rows = []
-        for folder, name, packed, digest in seen:
-            path, key = os.fsencode(folder), os.fsencode(name)
-            rows.append((_key(path), key, packed, digest, zlib.crc32(b"\0".join((path, key, packed, digest)))))
+        rows = [_row(each) for each in (*seen, _boot(now()))]
         lost = [(_key(os.fsencode(folder)), os.fsencode(name)) for folder, name in gone]
         import sqlite3
 
@@ -104,8 +107,8 @@ class Memory:
             try:
                 with contextlib.closing(connection.cursor()) as cursor:
                     cursor.execute("BEGIN IMMEDIATE")
-                    cursor.executemany("DELETE FROM file WHERE folder = ? AND name = ?", lost)
-                    cursor.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)", rows)
+                    cursor.executemany(_DELETE, lost)
+                    cursor.executemany(_PUT, rows)
                     cursor.execute("COMMIT")
             except sqlite3.Error as error:
                 self._failed(error)
@@ -171,6 +174,7 @@ class Memory:
                 connection.execute(_TABLE)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
                 connection.execute("COMMIT")
+            _forget_unwritten(connection)
         except BaseException:  # ctrl-C too: nobody else would close it
             connection.close()
             raise
@@ -194,6 +198,53 @@ class Memory:
         for path in (self._path, self._path.with_name(self._path.name + "-journal")):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _row(seen: Seen) -> tuple[bytes, bytes, bytes, bytes, int]:
+    folder, name, packed, digest = seen
+    path, key = os.fsencode(folder), os.fsencode(name)
+    return _key(path), key, packed, digest, zlib.crc32(b"\0".join((path, key, packed, digest)))
+
+
+def _known(path: bytes, rows: Iterable[tuple[bytes, bytes, bytes, int]]) -> dict[str, tuple[bytes, bytes]]:
+    """Return version and digest by name, of those rows of a folder that are whole."""
+    found = {}
+    for each, packed, digest, crc in rows:
+        if None in (each, packed, digest):
+            continue  # a flipped byte can make a column of any type
+        if crc == zlib.crc32(b"\0".join((path, each, packed, digest))) and len(digest) == _DIGEST:
+            found[each.decode(_NAMES, "surrogateescape")] = (packed, digest)
+    return found
+
+
+def _boot(remembered_ns: int) -> Seen:
+    return Seen(*_BOOT, _VERSION.pack(0, 0, remembered_ns, remembered_ns), sha256(machine.boot().encode()).digest())
+
+
+def _forget_unwritten(connection: sqlite3.Connection) -> None:
+    """Forget which files may have lost bytes if this is another boot than the one in which they were remembered."""
+    fresh = _boot(now())
+    folder, name = _BOOT
+    key = _key(os.fsencode(folder))
+    packed, digest = _known(b"", connection.execute(_ONE, (key, os.fsencode(name)))).get(name, (b"", b""))
+    if digest == fresh.digest:
+        return
+    until = _changed(packed) - WRITTEN_NS if packed else 0
+    lost = [
+        row[:2]
+        for row in connection.execute("SELECT folder, name, version FROM file")
+        if len(row[2] or b"") != _VERSION.size or _changed(row[2]) > until
+    ]
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(_DELETE, lost)
+    connection.execute(_PUT, _row(fresh))
+    connection.execute("COMMIT")
+
+
+def _changed(packed: bytes) -> int:
+    """Return when a file was last changed, by its version: wall time in ns."""
+    _, _, mtime, ctime = _VERSION.unpack(packed)
+    return int(max(mtime, ctime))
 
 
 def now() -> int:

@@ -7,13 +7,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cmf.model.digest import file_digest
 from cmf.objects import read
 from cmf.objects.local import LocalObjects
-from cmf.worktree import memory
+from cmf.worktree import machine, memory
 from cmf.worktree.files import WORTH_FILES, Files
 
 LONG_AGO = 1_600_000_000_000_000_123
@@ -217,6 +218,72 @@ def test_no_cut_of_its_writes_makes_it_lie(root: Path, data: Path) -> None:
         files._memory.close()
 
 
+@pytest.mark.parametrize("boot", ["another", "unknown before"])
+def test_after_another_start_of_the_machine_what_may_not_have_reached_the_disk_is_read_again(
+    root: Path, data: Path, opens: list[str], monkeypatch: pytest.MonkeyPatch, boot: str
+) -> None:
+    digest = keep(root, data)
+    if boot == "another":
+        monkeypatch.setattr(machine, "boot", lambda: "another")
+    else:
+        with contextlib.closing(sqlite3.connect(root / ".cmf" / "stat.db", isolation_level=None)) as known:
+            known.execute("DELETE FROM file WHERE name = CAST('boot' AS BLOB)")
+    opens.clear()
+    assert keep(root, data) == digest
+    assert len(opens) == WORTH_FILES
+    opens.clear()
+    assert keep(root, data) == digest
+    assert opens == [], "it is remembered for this boot"
+
+
+def test_after_another_start_of_the_machine_what_was_written_long_before_is_believed(
+    root: Path, data: Path, opens: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = keep(root, data)
+    later = memory.now() + memory.WRITTEN_NS
+    monkeypatch.setattr(memory, "now", lambda: later)
+    (data / "3").write_bytes(b"ten others")
+    os.utime(data / "3", ns=(later, later))
+    changed = keep(root, data)
+    assert changed != digest
+    monkeypatch.setattr(machine, "boot", lambda: "another")
+    opens.clear()
+    assert keep(root, data) == changed
+    assert opens == ["3"]
+
+
+TORN = """
+import mmap, os, sys
+from pathlib import Path
+with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+    mapped[0] = ord("x")
+    print("written", flush=True)
+    sys.stdin.readline()
+    mapped[0] = ord("y")  # the page is dirty already: no time of the file tells of this
+    print("torn", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_file_that_a_power_cut_tore_without_a_trace_is_not_taken_for_what_it_was(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", TORN, str(data / "3")], **told) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        whole = keep(root, data)
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+        monkeypatch.setattr(machine, "boot", lambda: "another")
+        files = opened(root)
+        assert files.drift("data", whole) == "changed"
+        files.close()
+        writer.stdin.close()
+
+
 def test_whoever_finds_it_busy_does_without(root: Path, data: Path, opens: list[str]) -> None:
     digest = keep(root, data)
     other = sqlite3.connect(root / ".cmf" / "stat.db", isolation_level=None)
@@ -280,7 +347,7 @@ def test_many_files_are_remembered_on_the_way_so_that_memory_does_not_grow(
     files = opened(root)
     files.keep(data)  # no flush
     with contextlib.closing(sqlite3.connect(root / ".cmf" / "stat.db")) as known:
-        assert known.execute("SELECT count(*) FROM file").fetchone() == (WORTH_FILES,)
+        assert known.execute("SELECT count(*) FROM file").fetchone() == (WORTH_FILES + 1,)  # and the boot
     files.close()
 
 
