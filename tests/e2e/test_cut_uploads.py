@@ -1,5 +1,6 @@
 """A large object on its way to a hub is cut or killed at any byte: it goes on where it was, and nobody else can."""
 
+import contextlib
 import fcntl
 import io
 import os
@@ -17,6 +18,7 @@ from cmf.model import wire
 from cmf.model.digest import file_digest
 from cmf.objects import read
 from cmf.remote import HubClient, objects
+from tests import buckets, databases
 from tests.histories import Writer
 from tests.hubs import HubProcess, running, until
 from tests.proxy import Proxy
@@ -97,7 +99,7 @@ class Large:
 
 
 def parts_of(hub: HubProcess) -> list[Path]:
-    return [*(hub.folder / "objects").glob("tmp/*")]
+    return [*(hub.folder / "objects").glob("tmp/*"), *hub.folder.glob("incoming/*")]
 
 
 @pytest.fixture
@@ -247,3 +249,61 @@ def test_an_older_hub_is_sent_all(large: Large, proxy: Proxy, monkeypatch: pytes
     monkeypatch.setattr(HubClient, "ask", asked)
     assert large.send() == []
     large.assert_there()
+
+
+# ---- hubs of other kinds ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def proxied(hub: HubProcess, folder: Path, size: int = 10 << 20) -> Iterator[tuple[Large, Proxy]]:
+    proxy = Proxy(16 << 10)
+    proxy.target = hub.port
+    try:
+        yield Large(folder, hub, proxy, size), proxy
+    finally:
+        proxy.close()
+
+
+@pytest.mark.xdist_group("postgres")
+def test_all_workers_of_a_hub_go_on_with_what_one_of_them_was_sent(database: str, tmp_path: Path) -> None:
+    options = ("--workers", "2")
+    with (
+        running(tmp_path / "hub", tmp_path / "state", database=databases.another(database), options=options) as hub,
+        proxied(hub, tmp_path, 30 << 20) as (large, proxy),
+    ):
+        whole = 0
+        for _ in range(5):
+            proxy.die(5_500_000)
+            with pytest.raises(UnreachableError):
+                large.send()
+            whole += proxy.bytes
+            until(large.is_left)
+            proxy.mend()
+        proxy.arm(0, None)
+        (there,) = large.send()
+        assert there > 24 << 20
+        assert whole + proxy.bytes < len(large.data) + 5 * SLACK
+        with ThreadPoolExecutor(4) as pool:
+            for found in [pool.submit(large.send, "lab/again") for _ in range(4)]:
+                found.result()
+        large.assert_there("lab/again")
+
+
+@pytest.mark.xdist_group("s3")
+def test_what_passes_through_a_hub_to_its_bucket_goes_on_where_it_was(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in buckets.environment(s3).items():
+        monkeypatch.setenv(name, value)
+    place = ("--objects", f"s3://{buckets.NAME}/{tmp_path.name}")
+    with (
+        running(tmp_path / "hub", tmp_path / "state", options=place) as hub,
+        proxied(hub, tmp_path) as (large, proxy),
+    ):
+        large.client.give_up_direct("as one says that cannot reach the bucket")
+        part = cut_off(large, proxy)
+        assert part.parent == hub.folder / "incoming"
+        assert not (hub.folder / "objects").exists()
+        (there,) = large.send()
+        assert proxy.bytes < len(large.data) - there + SLACK
+        large.assert_there()

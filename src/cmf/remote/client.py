@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import urllib3
@@ -25,6 +24,7 @@ from cmf.model import wire
 from cmf.model.exchange import Head, View
 from cmf.model.prefixes import Below
 from cmf.objects import CHUNK_BYTES, RemoteStore, Watch
+from cmf.remote.body import Body
 from cmf.remote.local import own_token
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
-PIECE_BYTES = 256 << 10
 SENT_AT_ONCE_BYTES = 16 << 10
 ANSWER_BYTES_MAX = 256 << 20
 PROBLEM_BYTES_MAX = 64 << 10
@@ -349,7 +348,7 @@ def _why(error: Exception) -> str:
         return "nobody knows this name"
     if isinstance(error, found.NewConnectionError):  # a time-out too, says its class
         return "nothing answers there"
-    if isinstance(error, found.TimeoutError):
+    if isinstance(error, found.TimeoutError) or isinstance(error.args[-1] if error.args else None, TimeoutError):
         return "it did not answer in time"
     if isinstance(error, found.SSLError):
         return f"TLS failed ({str(error)[:200]})"
@@ -380,30 +379,6 @@ def framed(body: bytes, wanted: int) -> tuple[list[bytes], wire.End]:
     if end is None or end.count != len(found):
         raise UnreachableError("The hub's answer was cut short.", hint="Run the command again.", kind="hub")
     return found, end
-
-
-class Body:
-    """What a request carries, to be sent as often as it takes; in pieces, so that each has its own time on a slow line.
-
-    What breaks a source is kept in ``broken``: it is not taken for a connection that is cut.
-    """
-
-    def __init__(self, source: bytes | BinaryIO, start: int = 0) -> None:
-        """Send a source from where it stands, or ``start`` bytes behind that."""
-        self._source = io.BytesIO(source) if isinstance(source, bytes) else source
-        self.is_repeatable = self._source.seekable()
-        self._start = self._source.tell() + start if self.is_repeatable else 0
-        self.broken: OSError | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            if self.is_repeatable:
-                self._source.seek(self._start)
-            while data := self._source.read(PIECE_BYTES):
-                yield data
-        except OSError as error:
-            self.broken = error
-            raise
 
 
 def _has_no_end(response: urllib3.BaseHTTPResponse) -> bool:

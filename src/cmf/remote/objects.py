@@ -17,7 +17,8 @@ from cmf.errors import ConflictError, CorruptError, DeniedError, NotFoundError, 
 from cmf.model import wire
 from cmf.objects import CHUNK_BYTES, Digests, Resumed, check_name, unnoticed
 from cmf.objects.bucket import RESUMED_BYTES_MIN, length
-from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, Body, HubClient, bounded, framed
+from cmf.remote.body import Body
+from cmf.remote.client import ANSWER_BYTES_MAX, PROBLEM_BYTES_MAX, HubClient, bounded, framed
 from cmf.remote.direct import Direct, nearness
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0)

@@ -1,5 +1,6 @@
 """Hubs that sync with each other: real processes, each with its database and its worker."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,6 +246,30 @@ def test_with_data_large_files_and_whole_folders_follow_their_records(hubs: Two)
     here = admin(a).objects("bytes/train")
     for data in (large, member, folder):
         assert here.open(digests.file_digest(data)).read() == data
+
+
+def test_a_large_file_whose_fetch_from_a_peer_was_cut_goes_on_where_it_was(hubs: Two) -> None:
+    a, b = hubs
+    proxy = Proxy(16 << 10)
+    proxy.target = b.port
+    writer = Writer("cut", seed=46)
+    node = writer.execution("cut/train", 1)
+    large = os.urandom(12 << 20)
+    _output(writer, node, "cut/train", digests.file_digest(large), len(large))
+    writer.seal()
+    pushed(writer, b)
+    admin(b).objects("cut/train").put(digests.file_digest(large), large)
+    proxy.cut(8 << 20)
+    asked = wire.AskPeer(name="b", url=proxy.url, invite=code(b, "read"), scopes=["cut"], every_s=3600, data=True)
+    admin(a).access.add_peer(asked)
+    until(lambda: state(a, "b").turns > 0)
+    assert state(a, "b").why
+    proxy.arm(0, None)
+    assert synced(a, "b").objects == 1
+    assert proxy.bytes < 6 << 20
+    assert admin(a).objects("cut/train").open(digests.file_digest(large)).read() == large
+    assert not [*(a.folder / "objects" / "tmp").iterdir()]
+    proxy.close()
 
 
 def _output(writer: Writer, node: str, scope: str, digest: str, size: int) -> None:

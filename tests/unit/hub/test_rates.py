@@ -9,7 +9,7 @@ import pytest
 import urllib3
 
 from cmf.hub.rates import BURST_SECONDS, STRANGERS_RATE, WHOM_MAX, Rate, Rates, TooManyError
-from cmf.remote.client import Body
+from cmf.remote.body import Body
 from tests.hubs import HubProcess, running
 
 
