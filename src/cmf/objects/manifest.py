@@ -42,8 +42,10 @@ _Line = tuple[str | dict[str, str], str, int, int]
 _decoder = msgspec.json.Decoder(_Line)
 _encoder = msgspec.json.Encoder()
 _SEPARATORS = re.compile(r"[/\\]")
-_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
-"""Paths about which there is no question; most are."""
+_PLAIN = re.compile(
+    rb'\["(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*","sha256:[0-9a-f]{64}",[0-9]{1,15},[01]\]\n'
+)
+"""Lines about which there is no question; most are."""
 
 _SLASH = ord("/")
 _UNSORTED = "is not in its order"
@@ -315,10 +317,11 @@ class _Fault(Exception):  # noqa: N818  # never seen outside
 def _line(raw: bytes, entry: Entry) -> bytes:
     """Return the line of one file, or raise what is wrong with it by itself."""
     path, digest, size, executable = entry
-    is_plain = isinstance(path, str) and len(raw) <= PATH_BYTES_MAX and _PLAIN.fullmatch(path) is not None
-    if is_plain and digests.is_file_digest(digest) and 0 <= size <= SIZE_BYTES_MAX:
-        return f'["{path!s}","{digest}",{size},{1 if executable else 0}]\n'.encode()  # it needs no escapes
-    if not is_plain and (fault := _path_fault(raw, path)):
+    if isinstance(path, str) and len(raw) <= PATH_BYTES_MAX:
+        line = f'["{path}","{digest}",{size},{1 if executable else 0}]\n'.encode()
+        if _PLAIN.fullmatch(line):
+            return line
+    if fault := _path_fault(raw, path):
         raise _Fault(raw, fault)
     if not digests.is_file_digest(digest):
         raise _Fault(raw, "has no file's digest")

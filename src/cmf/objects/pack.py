@@ -155,9 +155,18 @@ class Pack:
         place = self._indexed(digest) if self.is_sealed else self.places.get(digest)
         return None if place is None or place.offset in self.gone else place
 
+    def held(self, wanted: set[bytes]) -> set[bytes]:
+        """Return which of many objects are here."""
+        if not self.is_sealed and not self.gone:
+            return self.places.keys() & wanted
+        if not self._is_read_through(wanted) or self.gone:
+            return set(self.find_all(wanted))
+        data = self._read(self.end + _HEAD.size + _FANOUT.size, self._fanout[255] * _DIGEST)
+        return wanted.intersection(data[at : at + _DIGEST] for at in range(0, len(data), _DIGEST))
+
     def find_all(self, wanted: set[bytes]) -> dict[bytes, Place]:
         """Return where those of many objects are that are here."""
-        if not self.is_sealed or len(wanted) * MANY < self._fanout[255]:
+        if not self._is_read_through(wanted):
             one_by_one = ((digest, self.find(digest)) for digest in wanted)
             return {digest: place for digest, place in one_by_one if place is not None}
         count = self._fanout[255]
@@ -170,6 +179,9 @@ class Pack:
             if name in wanted
         }
         return {digest: place for digest, place in found.items() if place.offset not in self.gone}
+
+    def _is_read_through(self, wanted: set[bytes]) -> bool:
+        return self.is_sealed and len(wanted) * MANY >= self._fanout[255]
 
     def entries(self) -> Iterator[tuple[bytes, Place]]:
         """Return the objects that are here, sorted by digest."""

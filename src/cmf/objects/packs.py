@@ -13,10 +13,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from heapq import merge
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cmf.objects import pack as packs
 from cmf.objects.pack import Handle, Pack, PackWriter, Place, sync_path
@@ -33,6 +33,7 @@ GONE_SHARE = 0.3
 """A pack of which more than this share was removed is written anew."""
 
 HANDLES_MAX = 64
+_Here = TypeVar("_Here", bound=Collection[bytes])
 
 READ_BYTES = 4 << 20
 GAP_BYTES = 16 << 10
@@ -105,7 +106,7 @@ class Packs:
         """
         with self._lock:
             self.refresh()
-            return set(self._find_all(wanted, note=note))
+            return set().union(*(here for _, here in self._ask(wanted, Pack.held, note=note)))
 
     def read_all(self, wanted: Sequence[bytes]) -> Iterator[bytes | None]:
         """Yield the bytes of objects, unchecked, in the order asked for; None for one that no pack holds.
@@ -114,7 +115,8 @@ class Packs:
         """
         with self._lock:
             self.refresh()
-            found = self._find_all(set(wanted))
+            asked = self._ask(set(wanted), Pack.find_all)
+            found = {digest: Found(pack, place) for pack, here in asked for digest, place in here.items()}
         for near in _side_by_side(wanted, found):
             if near[0] not in found:
                 yield from (None for _ in near)
@@ -129,9 +131,11 @@ class Packs:
                 # Else it was merged since, or removed: a fresh look tells.
                 yield data[offset - start : offset - start + size] if data or not size else self.read(digest)
 
-    def _find_all(self, wanted: set[bytes], *, note: bool = False) -> dict[bytes, Found]:
-        """Return where those of many objects are that are here; ``note`` as of `held`."""
-        everywhere: dict[bytes, Found] = {}
+    def _ask(
+        self, wanted: set[bytes], ask: Callable[[Pack, set[bytes]], _Here], *, note: bool = False
+    ) -> list[tuple[Pack, _Here]]:
+        """Return packs with what they answered of many objects, each of which one answers; ``note`` as of `held`."""
+        answers: list[tuple[Pack, _Here]] = []
         lacking = set(wanted)
         # What was put together is asked for together: the pack that held something last is looked into first.
         for found in sorted(self._packs.values(), key=lambda each: each.path != self._last):
@@ -139,20 +143,20 @@ class Packs:
                 break
             self._make_room()
             try:
-                here = found.find_all(lacking)
+                here = ask(found, lacking)
                 if here and note:
                     if not _count_on(found):
                         raise FileNotFoundError(found.path)
-                    here = {digest: place for digest, place in here.items() if place.offset not in found.gone}
+                    here = ask(found, lacking) if found.gone else here
                     self._note(found)
             except FileNotFoundError:  # merged since
                 self.refresh()
-                return self._find_all(wanted, note=note)
+                return self._ask(wanted, ask, note=note)
             if here:
                 self._last = found.path
-            everywhere.update((digest, Found(found, place)) for digest, place in here.items())
-            lacking -= here.keys()
-        return everywhere
+                answers.append((found, here))
+                lacking.difference_update(here)
+        return answers
 
     def entries(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield the digest and size of each object, and when its pack was last `used`; sorted, repeats included."""

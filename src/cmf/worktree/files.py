@@ -9,7 +9,6 @@ import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -48,13 +47,6 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     path: str | dict[str, str]
     files: int
     policy: Policy = config.COPY
-
-
-class _Read(NamedTuple):
-    """A file that was read, now or before."""
-
-    entry: manifest.Entry
-    policy: Policy
 
 
 _Recalled = dict[bytes, tuple[Found, Policy]]
@@ -200,9 +192,10 @@ class Files:
         is_worth = each.stat.st_size >= WORTH_BYTES
         for _ in range(ATTEMPTS):
             recalled: _Recalled = {}
-            (kept,) = self._keep([each], policy, recalled, is_worth=is_worth)
+            policies: set[Policy] = set()
+            (kept,) = self._keep([each], policy, recalled, policies, is_worth=is_worth)
             if self._confirm(recalled):
-                return Kept(digest=kept.entry.digest, size=kept.entry.size, path=recorded, files=1, policy=kept.policy)
+                return Kept(digest=kept.digest, size=kept.size, path=recorded, files=1, policy=policies.pop())
             self.flush()
         raise changing(each.path)
 
@@ -220,9 +213,10 @@ class Files:
         start = len(os.fsencode(top)) + (not top.endswith("/"))
         written = manifest.Writer()
         recalled: _Recalled = {}
-        size = count = least = 0
+        policies: set[Policy] = {config.COPY}
+        size = count = 0
 
-        def taken(files: list[Found]) -> list[_Read]:
+        def taken(files: list[Found]) -> list[manifest.Entry]:
             nonlocal count
             count += len(files)
             if count > manifest.FILES_MAX:
@@ -230,12 +224,11 @@ class Files:
                     f"{top} holds more than {manifest.FILES_MAX} files.", hint="Record its sub-folders.", kind="limit"
                 )
             is_worth = len(files) >= WORTH_FILES or sum(each.stat.st_size for each in files) >= WORTH_BYTES
-            return self._keep(files, policy, recalled, is_worth=is_worth, start=start)
+            return self._keep(files, policy, recalled, policies, is_worth=is_worth, start=start)
 
         for every in walk(top, self._real_root, taken):
-            written.add(each.entry for each in every)
-            size += sum(each.entry.size for each in every)
-            least = max(least, *(config.POLICIES.index(each.policy) for each in every))
+            written.add(every)
+            size += sum([entry.size for entry in every])
             if len(recalled) >= AT_ONCE and not self._confirm(recalled):
                 return None
             if len(self._seen) >= AT_ONCE:
@@ -243,21 +236,22 @@ class Files:
         if not self._confirm(recalled):
             return None
         data = written.data()
-        digest, chosen = manifest.tree_digest(data), config.POLICIES[least]
-        return Kept(digest=digest, size=size, path=recorded, files=count, policy=chosen), data
+        least = max(policies, key=config.POLICIES.index)
+        return Kept(digest=manifest.tree_digest(data), size=size, path=recorded, files=count, policy=least), data
 
     def _keep(
         self,
         files: Sequence[Found],
         policy: Policy | None,
         recalled: _Recalled,
+        policies: set[Policy],
         *,
         is_worth: bool,
         start: int = 0,
-    ) -> list[_Read]:
+    ) -> list[manifest.Entry]:
         """Keep files of one folder; what the stat memory knows is believed, and noted to be confirmed.
 
-        ``is_worth``: they are many or large enough for the stat memory to help.
+        ``is_worth``: they are many or large enough for the stat memory to help. ``policies``: how they are kept.
         """
         known: dict[str, tuple[bytes, bytes]] = {}
         if is_worth:
@@ -269,13 +263,14 @@ class Files:
         every = []
         for each in files:
             chosen = policy or (self._policy(each) if self._policies else config.COPY)
+            policies.add(chosen)
             version, hash_ = known.get(each.name, _UNKNOWN)
             if not hash_ or version != memory.version(each.stat):
                 every.append(self._read(each, chosen, start, is_worth=is_worth))
                 continue
             if chosen != "reference":
                 recalled[hash_] = (each, chosen)
-            every.append(_read(each, start, digests.FILE + hash_.hex(), each.stat, chosen))
+            every.append(_entry(each, start, digests.FILE + hash_.hex(), each.stat))
         return every
 
     def _confirm(self, recalled: _Recalled) -> bool:
@@ -283,7 +278,7 @@ class Files:
         is_true = True
         for hash_ in self.objects.note(recalled) if recalled else ():
             each, policy = recalled[hash_]
-            is_true &= self._read(each, policy, is_worth=True).entry.digest == digests.FILE + hash_.hex()
+            is_true &= self._read(each, policy, is_worth=True).digest == digests.FILE + hash_.hex()
         recalled.clear()
         return is_true
 
@@ -292,7 +287,7 @@ class Files:
         assert self._policies is not None
         return self._policies.of(recorded if isinstance(recorded, str) else "", each.stat.st_size)
 
-    def _read(self, each: Found, policy: Policy, start: int = 0, *, is_worth: bool = False) -> _Read:
+    def _read(self, each: Found, policy: Policy, start: int = 0, *, is_worth: bool = False) -> manifest.Entry:
         """Read one file, and keep it as its policy says."""
         began = memory.now()
         if policy == "reference":
@@ -304,7 +299,7 @@ class Files:
             seen = memory.Seen(each.folder, each.name, version, bytes.fromhex(taken.digest[len(digests.FILE) :]))
             with self._lock:
                 self._seen.append(seen)
-        return _read(each, start, taken.digest, taken.stat, policy)
+        return _entry(each, start, taken.digest, taken.stat)
 
     def _compare(self, digest: str, path: str) -> int:
         try:
@@ -326,7 +321,7 @@ class Files:
         return size
 
     def _entries(self, files: Sequence[Found], start: int) -> list[manifest.Entry]:
-        return [self._read(each, "reference", start).entry for each in files]
+        return [self._read(each, "reference", start) for each in files]
 
 
 def _home() -> str:
@@ -337,7 +332,6 @@ def _home() -> str:
         return ""
 
 
-def _read(each: Found, start: int, digest: str, found: os.stat_result, policy: Policy) -> _Read:
+def _entry(each: Found, start: int, digest: str, found: os.stat_result) -> manifest.Entry:
     name = each.path[start:] if each.path.isascii() else manifest.path_of(os.fsencode(each.path)[start:])
-    executable = bool(found.st_mode & stat.S_IXUSR)
-    return _Read(manifest.Entry(name, digest, found.st_size, executable=executable), policy)
+    return manifest.Entry(name, digest, found.st_size, found.st_mode & stat.S_IXUSR != 0)

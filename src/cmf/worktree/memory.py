@@ -210,10 +210,11 @@ def _known(path: bytes, rows: Iterable[tuple[bytes, bytes, bytes, int]]) -> dict
     """Return version and digest by name, of those rows of a folder that are whole."""
     found = {}
     for each, packed, digest, crc in rows:
-        if None in (each, packed, digest):
-            continue  # a flipped byte can make a column of any type
-        if crc == zlib.crc32(b"\0".join((path, each, packed, digest))) and len(digest) == _DIGEST:
-            found[each.decode(_NAMES, "surrogateescape")] = (packed, digest)
+        try:
+            if crc == zlib.crc32(b"\0".join((path, each, packed, digest))) and len(digest) == _DIGEST:
+                found[each.decode(_NAMES, "surrogateescape")] = packed, digest
+        except TypeError:  # a flipped byte can make a column of any type
+            continue
     return found
 
 

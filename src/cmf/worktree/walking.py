@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import operator
 import os
 import stat
 from collections import deque
@@ -31,6 +32,7 @@ class _Folder(NamedTuple):
 
 
 _Taken = TypeVar("_Taken")
+_first: Callable[[tuple[bytes, object]], bytes] = operator.itemgetter(0)
 
 
 def walk(top: str, root: str, taken: Callable[[list[Found]], Sequence[_Taken]]) -> Iterator[Sequence[_Taken]]:
@@ -119,7 +121,3 @@ def below(path: str, folder: str) -> str | None:
         return "."
     start = folder if folder.endswith("/") else folder + "/"
     return path[len(start) :] if path.startswith(start) else None
-
-
-def _first(pair: tuple[bytes, object]) -> bytes:
-    return pair[0]

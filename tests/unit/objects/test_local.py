@@ -402,7 +402,7 @@ def test_processes_that_put_the_same_objects_at_once_all_succeed(objects: LocalO
     assert listed == {file_digest(bytes([n]) * (n * 97)): n * 97 for n in range(200)}
     for digest in listed:
         objects.check(digest)
-    assert len(files_below(objects.folder)) == 3
+    assert 1 <= len(files_below(objects.folder)) <= 3  # who comes last may find that all is there
 
 
 def test_running_out_of_descriptors_leaves_the_store_as_it_was(objects: LocalObjects) -> None:
