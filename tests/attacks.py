@@ -75,6 +75,11 @@ def memory(hub: HubProcess) -> int:
     return int(text.partition("VmRSS:")[2].split()[0]) << 10
 
 
+def disk(hub: HubProcess) -> int:
+    """Return how many bytes the hub's folder takes."""
+    return sum(path.stat().st_size for path in hub.folder.rglob("*") if path.is_file())
+
+
 @contextlib.contextmanager
 def unharmed(hub: HubProcess, *, memory_max: int = MEMORY_MAX) -> Iterator[None]:
     """Check that a hub after the block holds, tells and uses what it did before, and still serves."""

@@ -8,6 +8,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,11 +23,12 @@ from cmf.model.exchange import Admission, View
 from cmf.model.segment import Segment
 from cmf.model.zstd import compress
 from cmf.transfer import LocalPeer, transfer
-from tests.attacks import Raw, joined, unharmed
+from tests.attacks import MEMORY_MAX, Raw, disk, joined, memory, unharmed
 from tests.histories import Writer, execution_id
 from tests.hubs import HubProcess, running
 
 BOMB_BYTES = 512 << 20
+MANY_STREAMS = wire.STREAMS_PAGE + 200
 
 
 @dataclasses.dataclass
@@ -252,3 +254,51 @@ def test_bombs_are_refused_before_they_take_memory(day: Day) -> None:
 def test_what_is_none_of_this_is_taken(day: Day) -> None:
     _, found = day.push(starting(day), following(day))
     assert {said.outcome for said in found} == {"new"}, "so that the others were refused for what was wrong with them"
+
+
+def test_tiny_streams_without_end_are_refused_beyond_a_number_and_cost_others_nothing(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path / "hub", tmp_path / "state", options=("--rate", "0")) as hub:
+        victim, attacker = Writer("victim", seed=63), Writer("attacker", seed=64)
+        client = joined(hub, tmp_path, victim, scope="team")
+        token = joined(hub, tmp_path, attacker, scope="attic").token()
+        admin, thief = Raw(hub, hub.token), Raw(hub, token)
+        (each,) = (one for one in admin("GET", "/v1/quotas")[1] if one["kind"] == "each")
+        assert each["streams_max"] == 10_000, "so many unless an admin says otherwise"
+        quota = {"kind": "each", "streams_max": MANY_STREAMS}
+        assert admin("POST", "/v1/quotas", encoding.encode(quota))[0] == 204
+        frames = [
+            wire.frame(
+                wire.SEGMENT,
+                segments.to_wire(
+                    segments.start(f"attic/s{n % 50}", "site-x", attacker.key, created=1, nonce=n.to_bytes(16, "big"))
+                ),
+            )
+            for n in range(MANY_STREAMS + 300)
+        ]
+
+        def pushed(found: list[bytes]) -> list[Admission]:
+            status, answer = thief("POST", "/v1/push", b"".join(found))
+            assert status == 200
+            return [wire.decode(data, Admission) for tag, data in wire.frames(answer) if tag == wire.ADMISSION]
+
+        before, size = memory(hub), disk(hub)
+        assert {said.outcome for said in pushed(frames[:MANY_STREAMS])} == {"new"}
+        with unharmed(hub):
+            for _ in range(3):
+                refused = pushed(frames[MANY_STREAMS:])
+                assert {(said.outcome, said.status, said.kind) for said in refused} == {("refused", 507, "quota")}
+                assert "cmf hub quota set" in refused[0].detail
+        assert memory(hub) - before < MEMORY_MAX
+        assert disk(hub) - size < MANY_STREAMS * 2_048
+
+        status, page = thief("POST", "/v1/streams", b"{}")
+        assert (status, len(page["streams"]), page["more"]) == (200, wire.STREAMS_PAGE, True)
+        samples = list(hub.client(tmp_path).peer.streams(View()))
+        assert len({sample.stream for sample in samples}) == len(samples) == MANY_STREAMS
+        victim.execution("team/train", 1)
+        victim.seal()
+        assert {a.outcome for a in transfer(LocalPeer(victim.store), client.peer, View(own=True))} == {"new"}
+        assert {sample.stream for sample in client.peer.streams(View())} == set(victim.store.heads(View()))
+        assert memory(hub) - before < MEMORY_MAX

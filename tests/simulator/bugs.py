@@ -25,7 +25,7 @@ from cmf.hub.service import Hub
 from cmf.model import log, prefixes
 from cmf.model import records as model
 from cmf.model import segment as segments
-from cmf.store import arriving, chain, current, fold, redacting, sql
+from cmf.store import arriving, chain, current, fold, redacting, sql, standing
 from cmf.store.sql import SqlStore
 from tests.simulator.disk import Database
 
@@ -279,7 +279,7 @@ BUGS: dict[str, Bug] = {
     "a cursor is believed by its number alone": _patched(
         Log, "holds", lambda _: lambda self, size, root: size <= self.size()
     ),
-    "heads are compared by their numbers": _patched(sql, "behind", _behind_by_number),
+    "heads are compared by their numbers": _patched(standing, "behind", _behind_by_number),
     "a segment is taken in without the one before it": _patched(arriving, "insert_segment", _never_sparse),
     "a redaction counts only for what was there": _redactions_count_once,
     "a redaction leaves the rows": _patched(redacting, "_forget_all", lambda _: lambda batch, gone: []),

@@ -151,7 +151,7 @@ def answer(hub: Hub, caller: Caller, request: Request) -> bytes:
         case "GET", "/v1/hub":
             return wire.encode(hub.info(caller))
         case "POST", "/v1/streams":
-            return wire.encode(hub.streams(caller, wire.decode(body, wire.Asked)))
+            return wire.encode(hub.streams(caller, wire.decode(body, wire.AskStreams)))
         case "POST", "/v1/digests":
             return wire.encode(hub.digests(caller, wire.decode(body, wire.AskDigests)))
         case "POST", "/v1/have":

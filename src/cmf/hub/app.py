@@ -130,8 +130,8 @@ def enrol(request: AnyRequest, data: wire.Enrol) -> wire.Enrolled:
 
 
 @post("/v1/streams", sync_to_thread=True, status_code=200)
-def streams(request: AnyRequest, data: wire.Asked) -> wire.Streams:
-    """Return sampled positions of the streams that the caller may read, in some scopes."""
+def streams(request: AnyRequest, data: wire.AskStreams) -> wire.Streams:
+    """Return sampled positions of the streams that the caller may read, in some scopes, a page at a time."""
     return hub_of(request).streams(caller_of(request), data)
 
 

@@ -5,6 +5,7 @@ Safe to call from several threads. Times come from the caller's clock in `Hub.no
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,9 +147,11 @@ class Hub:
 
     # ---- segments ------------------------------------------------------------------------------------------------
 
-    def streams(self, caller: Caller, asked: wire.Asked) -> wire.Streams:
-        """Return sampled positions of the readable streams in a view."""
-        return wire.Streams(streams=wire.from_samples(self.store.samples(self._view(caller, asked))))
+    def streams(self, caller: Caller, asked: wire.AskStreams) -> wire.Streams:
+        """Return a page of sampled positions of the readable streams in a view."""
+        found = self.store.samples(self._view(caller, asked), wire.raw(asked.after) if asked.after else b"")
+        page_ = list(itertools.islice(found, wire.STREAMS_PAGE + 1))
+        return wire.Streams(streams=wire.from_samples(page_[: wire.STREAMS_PAGE]), more=len(page_) > wire.STREAMS_PAGE)
 
     def digests(self, caller: Caller, asked: wire.AskDigests) -> dict[str, prefixes.Below]:
         """Return what this hub holds, as far as the caller may read, below the prefixes that the caller's differ in."""
@@ -174,19 +177,20 @@ class Hub:
         """
         samples = wire.to_samples(asked.streams)
         seen = []
+        known = self.store.scopes_of_streams(sample.stream for sample in samples)
         scopes = {
             scope
             for scope in (self.store.scopes() if asked.below else ())
             if any(covers(prefix, scope) for prefix in asked.below) and caller.may_send(scope)
         }
         for sample in samples:
-            found = self.store.scope_of(sample.stream)
-            if found is None:
+            scope = known.get(sample.stream)
+            if scope is None:
                 continue
-            if caller.may("read", found[0]):
+            if caller.may("read", scope):
                 seen.append(sample)
-            if caller.may_send(found[0]):
-                scopes.add(found[0])
+            if caller.may_send(scope):
+                scopes.add(scope)
         wanted = self.wanted(sorted(scopes), asked.after)
         return wire.Held(
             streams=wire.from_heads(self.store.have(seen)),
@@ -279,10 +283,10 @@ class Hub:
         found, cursor = self.store.matching(self._view(caller, asked), asked.cursor)
         return wire.Matching(segments=[hash_.hex() for hash_ in found], cursor=cursor)
 
-    def _view(self, caller: Caller, asked: wire.Asked | wire.Since | wire.AskMatching) -> View:
-        where = "" if isinstance(asked, wire.Asked) else asked.where
+    def _view(self, caller: Caller, asked: wire.Asked | wire.AskStreams | wire.Since | wire.AskMatching) -> View:
+        where = "" if isinstance(asked, wire.Asked | wire.AskStreams) else asked.where
         view = View(scopes=tuple(asked.scopes), sites=tuple(asked.sites), where=where, below=caller.readable())
-        if isinstance(asked, wire.Asked) and asked.streams is not None:
+        if isinstance(asked, wire.Asked | wire.AskStreams) and asked.streams is not None:
             if len(asked.streams) > wire.STREAMS_MAX:
                 raise UsageError(f"{len(asked.streams)} streams at once are over the limit.", kind="limit")
             view = msgspec.structs.replace(view, streams=frozenset(wire.raw(stream) for stream in asked.streams))

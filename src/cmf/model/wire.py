@@ -25,6 +25,7 @@ API_VERSION = 1
 FRAME_BYTES_MAX = WIRE_BYTES_MAX + 64
 JSON_BYTES_MAX = 32 << 20
 STREAMS_MAX = 50_000
+STREAMS_PAGE = 5_000
 PUSH_BYTES_MAX = 16 << 20
 PUSH_BYTES = 4 << 20
 PULL_BYTES = 8 << 20
@@ -68,10 +69,20 @@ class HubInfo(msgspec.Struct, frozen=True, kw_only=True):
     roles: list[Role] = []
 
 
+class AskStreams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A look at streams: scope globs and sites, or only some, by id (hex); ``after``: the last of the page before."""
+
+    scopes: list[str] = []
+    sites: list[str] = []
+    streams: list[str] | None = None
+    after: str = ""
+
+
 class Streams(msgspec.Struct, frozen=True, kw_only=True):
-    """Sampled positions of streams: stream id -> [(n, hash)], greatest n first."""
+    """Sampled positions of streams, in order of id: id -> [(n, hash)], greatest n first. ``more``: others follow."""
 
     streams: dict[str, list[tuple[int, str]]] = {}
+    more: bool = False
 
 
 class Having(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,7 +108,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A pull or a look at streams: scope globs and sites, and for a pull the heads that the caller holds.
+    """A pull: scope globs and sites, and the heads that the caller holds.
 
     ``streams``: only these, by id (hex).
 

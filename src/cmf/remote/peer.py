@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import msgspec
+
 from cmf.errors import UnreachableError
 from cmf.model import wire
 from cmf.model.exchange import Admission, Head, Sample, View
@@ -21,9 +23,16 @@ class HubPeer:
         self.wanted: wire.Held | None = None
 
     def streams(self, view: View) -> Iterator[Sample]:
-        """Return sampled positions of the hub's streams in a view."""
-        found = self._client.ask("POST", "/v1/streams", _asked(view, {}), wire.Streams)
-        yield from wire.to_samples(found.streams)
+        """Yield sampled positions of the hub's streams in a view, a page at a time."""
+        wanted = None if view.streams is None else sorted(stream.hex() for stream in view.streams)
+        asked = wire.AskStreams(scopes=list(view.scopes), sites=list(view.sites), streams=wanted)
+        more = True
+        while more:
+            found = self._client.ask("POST", "/v1/streams", asked, wire.Streams)
+            yield from wire.to_samples(found.streams)
+            last = max(found.streams, default="")
+            more = found.more and last > asked.after
+            asked = msgspec.structs.replace(asked, after=last)
 
     def have(self, samples: Iterable[Sample]) -> Mapping[bytes, tuple[Head, ...]]:
         """Return what the hub holds of these streams."""

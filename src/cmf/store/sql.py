@@ -17,8 +17,8 @@ from cmf.graph.filter import parse
 from cmf.graph.index import Node
 from cmf.model import records as model
 from cmf.model import segment as segments
-from cmf.model.exchange import EVERYTHING, Head, Sample, View, sample_numbers
-from cmf.store import ancestry, schema
+from cmf.model.exchange import EVERYTHING, Head, Sample, View
+from cmf.store import ancestry, schema, standing
 from cmf.store.arriving import Arriving, Outcome, Tally, take_in
 from cmf.store.batch import Item
 from cmf.store.chain import all_items, beginning, behind, carried, find, held, prefix
@@ -239,60 +239,55 @@ class SqlStore:
                 found[bytes(stream)] = (scope, bytes(writer), site)
         return found
 
+    def scopes_of_streams(self, streams: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the scope of each of these streams that is known."""
+        found: dict[bytes, str] = {}
+        with self._sql.read() as connection:
+            for part, marks in chunks(list(streams)):
+                rows = connection.execute(f"SELECT stream, scope FROM stream WHERE stream IN ({marks})", part)
+                found.update((bytes(stream), scope) for stream, scope in rows.fetchall())
+        return found
+
     # ---- one end of a transfer -------------------------------------------------------------------------------------
 
-    def samples(self, view: View) -> Iterator[Sample]:
-        """Return sampled (n, hash) of each stream in the view, complete segments only."""
+    def samples(self, view: View, after: bytes = b"") -> Iterator[Sample]:
+        """Yield sampled (n, hash) of each stream in the view, complete segments only, in order of id behind ``after``.
+
+        Streams are read some at a time, each as it is then: whoever needs only a few costs only a few.
+        """
         with self._sql.read() as connection:
-            found = []
-            for s, stream in _streams(connection, view):
-                (n,) = connection.execute("SELECT max(n) FROM head WHERE s = ?", (s,)).fetchone()
-                points = connection.execute(
-                    f"SELECT g.n, g.hash FROM {EACH} j "
-                    "JOIN segment g ON g.s = ? AND g.n = j.value AND g.sparse = 0 "
-                    "UNION SELECT n, hash FROM head WHERE s = ? ORDER BY 1 DESC, 2",
-                    (array(sample_numbers(n)), s, s),
-                ).fetchall()
-                found.append(Sample(stream, tuple(Head(*point) for point in points)))
-        yield from found
+            found = [one for one in standing.streams(connection, view) if one[1] > after]
+        for part in standing.parts(found):
+            with self._sql.read() as connection:
+                sampled = standing.samples(connection, part)
+            yield from sampled
 
     def heads(self, view: View) -> dict[bytes, list[Head]]:
         """Return the heads of each stream in the view."""
-        found: dict[bytes, list[Head]] = {}
         with self._sql.read() as connection:
-            streams = dict(_streams(connection, view))
-            for s, n, hash_ in connection.execute("SELECT s, n, hash FROM head"):
-                if s in streams:
-                    found.setdefault(bytes(streams[s]), []).append(Head(n, bytes(hash_)))
-        return found
+            streams = dict(standing.streams(connection, view))
+            return {bytes(streams[s]): heads for s, heads in standing.heads(connection).items() if s in streams}
 
     def have(self, samples: Iterable[Sample]) -> dict[bytes, tuple[Head, ...]]:
         """Return, for each sampled stream that is held, the greatest sample held here and this store's heads."""
         found: dict[bytes, tuple[Head, ...]] = {}
         with self._sql.read() as connection:
-            for sample in samples:
-                row = connection.execute("SELECT s FROM stream WHERE stream = ?", (sample.stream,)).fetchone()
-                if row is None:
-                    continue
-                heads = [Head(*r) for r in connection.execute("SELECT n, hash FROM head WHERE s = ?", row)]
-                for point in sample.points:
-                    held = connection.execute(
-                        "SELECT 1 FROM segment WHERE hash = ? AND s = ? AND sparse = 0", (point.hash, row[0])
-                    ).fetchone()
-                    if held:
-                        heads.append(point)
-                        break
-                found[sample.stream] = tuple(sorted(set(heads), reverse=True))
+            for part in standing.parts(list(samples)):
+                found.update(standing.have(connection, part))
         return found
 
     def segments(self, view: View, after: Mapping[bytes, tuple[Head, ...]]) -> Iterator[bytes]:
-        """Return the segments in the view that lie behind none of the given heads, each stream from its start on."""
+        """Yield the segments in the view that lie behind none of the given heads, each stream from its start on.
+
+        Streams are read some at a time, as in `samples`.
+        """
         with self._sql.read() as connection:
-            wanted = [
-                g for s, stream in _streams(connection, view) for g in behind(connection, s, after.get(stream, ()))
-            ]
-        for g in wanted:
-            yield self._wire(g)
+            found = standing.streams(connection, view)
+        for part in standing.parts(found):
+            with self._sql.read() as connection:
+                wanted = standing.beyond(connection, part, after)
+            for g in wanted:
+                yield self._wire(g)
 
     def get(self, hashes: Iterable[bytes], view: View = EVERYTHING) -> Iterator[bytes]:
         """Return these segments, each stream's genesis first; those not held, or not in the view, are left out."""
@@ -321,7 +316,7 @@ class SqlStore:
                 row = connection.execute("SELECT s FROM stream WHERE stream = ?", (stream,)).fetchone()
                 if row is not None:
                     known[row[0]] = set(behind(connection, row[0], heads))
-            view = _resolved(connection, view)
+            view = standing.resolved(connection, view)
             wanted = []
             for number, hash_ in enumerate(hashes):
                 g, s, scope, site = connection.execute(
@@ -336,7 +331,7 @@ class SqlStore:
     def resolved(self, view: View) -> View:
         """Return a view whose sites are named by their ids, too."""
         with self._sql.read() as connection:
-            return _resolved(connection, view)
+            return standing.resolved(connection, view)
 
     def scopes_of(self, hashes: Iterable[bytes]) -> dict[bytes, str]:
         """Return the scope of each of these segments that is held."""
@@ -382,8 +377,7 @@ class SqlStore:
             ]
 
     def _wire(self, g: int) -> bytes:
-        with self._sql.read() as connection:
-            parts = connection.execute("SELECT header, signature, body FROM segment WHERE g = ?", (g,)).fetchone()
+        (parts,) = self._sql.fetch("SELECT header, signature, body FROM segment WHERE g = ?", (g,))
         return segments.wire_bytes(*parts)
 
     def stored(self) -> Iterator[tuple[str, bytes, bytes]]:
@@ -589,26 +583,6 @@ class SqlStore:
                 "SELECT c.prefix, g.hash FROM carried c JOIN segment g ON g.g = c.g ORDER BY 1, 2"
             ).fetchall()
         return found
-
-
-def _streams(connection: Connection, view: View) -> list[tuple[int, bytes]]:
-    """Return (number, id) of the streams in a view."""
-    view = _resolved(connection, view)
-    rows = connection.execute(
-        "SELECT s, stream, scope, site FROM stream WHERE own >= ? ORDER BY stream", (int(view.own),)
-    ).fetchall()
-    return [
-        (s, stream)
-        for s, stream, scope, site in rows
-        if (view.streams is None or stream in view.streams) and view.covers(scope, site)
-    ]
-
-
-def _resolved(connection: Connection, view: View) -> View:
-    found = set(view.sites)
-    for name in view.sites:
-        found.update(site for (site,) in connection.execute("SELECT site FROM called WHERE name = ?", (name,)))
-    return msgspec.structs.replace(view, sites=tuple(sorted(found)))
 
 
 def _names(connection: Connection, sites: Sequence[str]) -> set[str]:
