@@ -18,12 +18,12 @@ def execution_id(number: int) -> str:
 
 
 class Writer:
-    """One writer at one site with a store in memory, who records and seals."""
+    """One writer at one site, who records and seals: with a store in memory unless one is given."""
 
-    def __init__(self, name: str, *, seed: int = 1) -> None:
+    def __init__(self, name: str, *, seed: int = 1, store: SqlStore | None = None) -> None:
         self.name = name
         self.key = signing.Key(bytes([seed]) * 32)
-        self.store = SqlStore(Sqlite(None))
+        self.store = store or SqlStore(Sqlite(None))
         self.secret = SECRET + name.encode()
         self._nonce = 0
 

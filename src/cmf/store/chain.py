@@ -15,7 +15,7 @@ from cmf.model import segment as segments
 from cmf.model.exchange import Head
 from cmf.model.segment import Genesis, Segment
 from cmf.store.batch import Item
-from cmf.store.dialect import Connection
+from cmf.store.dialect import EACH, Connection, array
 
 NAME_CHARS_MAX = 200
 """Of what a site calls itself: a longer name is nobody's, and the table's key is an index."""
@@ -129,6 +129,20 @@ def find(connection: Connection, record_id: bytes) -> list[Item]:
             if id_ == record_id:
                 found.append(Item(scope, id_, data, model.trusted(data)))
     return found
+
+
+def carriers(connection: Connection, records: Iterable[tuple[bytes, str]]) -> set[int]:
+    """Return segments, by number, that together carry some records, each in the scope given with it."""
+    wanted = {(prefix(id_), scope) for id_, scope in records}
+    chosen: dict[tuple[int, str], int] = {}
+    for hint, scope, g in connection.execute(
+        f"SELECT c.prefix, s.scope, c.g FROM {EACH} j CROSS JOIN carried c ON c.prefix = j.value "
+        "JOIN segment g ON g.g = c.g JOIN stream s ON s.s = g.s ORDER BY c.g",
+        (array(sorted({hint for hint, _ in wanted})),),
+    ):
+        if (hint, scope) in wanted:
+            chosen.setdefault((hint, scope), g)
+    return set(chosen.values())
 
 
 def carried(connection: Connection, record_id: bytes) -> bool:

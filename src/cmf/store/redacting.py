@@ -6,6 +6,7 @@ it back. So the order in which a record and its redaction come makes no differen
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from cmf.model import segment as segments
 from cmf.store import current
 from cmf.store.batch import Batch, Covered, Item, keys_of
 from cmf.store.chain import prefix
-from cmf.store.dialect import Connection, known
+from cmf.store.dialect import EACH, Connection, array, known
 
 FOLDED_UP_TO = "UPDATE folded SET p = (SELECT coalesce(max(p), 0) FROM pending WHERE p <= ?)"
 """Notes that pending records up to a number are folded. A number that is free again may be given again."""
@@ -46,6 +47,20 @@ class Carrier(NamedTuple):
 def redactions(connection: Connection) -> Covered:
     """Return what says which records are redacted, and for which scopes. Hidden or not, a redaction counts."""
     return Covered(connection, "property", model.REDACTED)
+
+
+def redactions_of(connection: Connection, segments: AbstractSet[int]) -> set[tuple[bytes, str]]:
+    """Return (record id, scope) of the redactions of what some segments, by number, carry or carried."""
+    said: dict[int, set[tuple[bytes, str]]] = defaultdict(set)
+    for key, record, scope in connection.execute(
+        "SELECT n.key, p.record, w.key FROM property p JOIN node n ON n.i = p.subject JOIN node w ON w.i = p.s "
+        f"WHERE p.key = '{model.REDACTED}' AND p.value = 'true'"
+    ).fetchall():
+        said[prefix(key[1:])].add((bytes(record), scope[1:].decode()))
+    rows = connection.execute(
+        f"SELECT c.prefix, c.g FROM {EACH} j CROSS JOIN carried c ON c.prefix = j.value", (array(sorted(said)),)
+    )
+    return {redaction for hint, g in rows.fetchall() if g in segments for redaction in said[hint]}
 
 
 def redact(batch: Batch, items: Iterable[Item]) -> list[PropertyRow]:

@@ -21,12 +21,12 @@ from cmf.model.exchange import EVERYTHING, Head, Sample, View
 from cmf.store import ancestry, schema, standing
 from cmf.store.arriving import Arriving, Outcome, Tally, take_in
 from cmf.store.batch import Item
-from cmf.store.chain import all_items, beginning, behind, carried, find, held, prefix
+from cmf.store.chain import all_items, beginning, behind, carried, carriers, find, held
 from cmf.store.dialect import EACH, Connection, Dialect, array, chunks
 from cmf.store.fold import fold, forget
 from cmf.store.index import SqlIndex
 from cmf.store.proofs import SqlProofs
-from cmf.store.redacting import FOLDED_UP_TO
+from cmf.store.redacting import FOLDED_UP_TO, redactions_of
 from cmf.store.sealing import seal_scope, unseal
 from cmf.store.whereabouts import SqlWhereabouts
 
@@ -491,20 +491,16 @@ class SqlStore:
             return held(connection, set(record_ids))
 
     def about(self, executions: Sequence[Node]) -> list[bytes]:
-        """Return the hashes of segments that together hold every record about some executions (index's nodes)."""
+        """Return the hashes of segments that together hold every record about some executions (index's nodes).
+
+        And those that redact what the first carry: who holds that from before must hear of it.
+        """
         with self._sql.read() as connection:
-            wanted = {(prefix(id_), scope) for id_, scope in self.index.records_about(connection, executions)}
-            chosen: dict[tuple[int, str], int] = {}
-            for hint, scope, g in connection.execute(
-                f"SELECT c.prefix, s.scope, c.g FROM {EACH} j CROSS JOIN carried c ON c.prefix = j.value "
-                "JOIN segment g ON g.g = c.g JOIN stream s ON s.s = g.s ORDER BY c.g",
-                (array(sorted({hint for hint, _ in wanted})),),
-            ):
-                if (hint, scope) in wanted:
-                    chosen.setdefault((hint, scope), g)
+            found = carriers(connection, self.index.records_about(connection, executions))
+            found |= carriers(connection, redactions_of(connection, found))
             return [
                 hash_
-                for g in sorted(set(chosen.values()))
+                for g in sorted(found)
                 for (hash_,) in connection.execute("SELECT hash FROM segment WHERE g = ?", (g,))
             ]
 
