@@ -47,7 +47,7 @@ def joined(hub: HubProcess, folder: Path, writer: Writer, *, scope: str, role: s
     """Return a client that joined with an invite, enrolled with the writer's key."""
     code = serving.invite(hub.folder, scope=scope, role=role, expires_s=600, name=writer.name)
     client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / writer.name)
-    client.enrol(code, writer.key.public, writer.name)
+    client.enrol(code, writer.key, writer.name)
     return client
 
 

@@ -209,7 +209,7 @@ def test_what_ends_with_other_bytes_than_it_began_is_refused_and_nothing_stays(l
 def joined(hub: HubProcess, folder: Path, name: str, scope: str, seed: int) -> HubClient:
     code = serving.invite(hub.folder, scope=scope, role="write", expires_s=600, name=name)
     client = HubClient(hub.url, state_home=folder / "none", keys=folder / name)
-    client.enrol(code, Writer(name, seed=seed).key.public, name)
+    client.enrol(code, Writer(name, seed=seed).key, name)
     return client
 
 

@@ -116,7 +116,7 @@ def bucket(s3: str, hub: HubProcess) -> CloudBucket:
 def joined(hub: HubProcess, folder: Path, scope: str, seed: int) -> HubClient:
     code = serving.invite(hub.folder, scope=scope, role="write", expires_s=600, name=scope)
     client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / scope)
-    client.enrol(code, Writer(scope, seed=seed).key.public, scope)
+    client.enrol(code, Writer(scope, seed=seed).key, scope)
     return client
 
 

@@ -92,7 +92,7 @@ def _join(here: Repo, name: str, url: str, invite: str) -> None:
         return
     try:
         client = here.remotes.hub(name)
-        client.enrol(invite, collect.writer_key(here.folder, os.getuid()).public, here.site)
+        client.enrol(invite, collect.writer_key(here.folder, os.getuid()), here.site)
     except BaseException:  # ctrl-C too: a remote that did not let us in is not kept
         if previous is None:
             here.remotes.remove(name)

@@ -68,7 +68,7 @@ class Federation:
         if client.ask("GET", "/v1/hub", None, wire.HubInfo, with_token=False).hub == self._hub.key.public.hex():
             raise UsageError(f"{client.url} is this hub itself.", hint="A peer is another hub.")
         if asked.invite:
-            client.enrol(asked.invite, self._hub.key.public, "hub")
+            client.enrol(asked.invite, self._hub.key, "hub")
         elif asked.token:
             client.keep(asked.token)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from cmf import signing
-from cmf.errors import CmfError, ConflictError, UnsupportedError, UsageError
+from cmf.errors import CmfError, ConflictError, DeniedError, UnsupportedError, UsageError
 from cmf.graph import lineage
 from cmf.graph.questions import Answer, Ask, AskLineage, LineageAnswer, answer
 from cmf.hub import cursors
@@ -29,7 +29,7 @@ from cmf.hub.peers import Peers
 from cmf.hub.pushing import Pushing
 from cmf.hub.quotas import Quotas
 from cmf.hub.readable import ReadableIndex
-from cmf.model import prefixes, wire
+from cmf.model import enrolment, prefixes, wire
 from cmf.model import segment as segments
 from cmf.model.exchange import Head, View
 from cmf.model.records import covers, is_scope
@@ -144,6 +144,14 @@ class Hub:
             principal=caller.name if caller else "",
             roles=list(caller.roles) if caller else [],
         )
+
+    def enrol(self, asked: wire.Enrol) -> wire.Enrolled:
+        """Take an invite from who shows that they hold the key which they present; `DeniedError` from anybody else."""
+        key, signature = wire.raw(asked.key), wire.raw(asked.signature, 64)
+        if not signing.verify(key, enrolment.payload(asked.invite, asked.key, self.key.public.hex()), signature):
+            raise DeniedError("The key that was presented did not sign this invite for this hub.", kind="key")
+        token, caller = self.auth.enrol(asked.invite, key, asked.name[:100], now=self.now())
+        return wire.Enrolled(token=token, principal=caller.name, roles=list(caller.roles))
 
     # ---- segments ------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cmf.errors import CorruptError
+from cmf.model import dsse
 
 if TYPE_CHECKING:
     from cmf.model.segment import Signer
@@ -32,7 +33,7 @@ class Vouch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Fal
 def payload(old: str, new: str, at: int) -> bytes:
     """Return what an old key signs for a new one: the DSSE pre-authentication encoding of both and the time."""
     said = b'{"at":%d,"new":"%b","old":"%b","v":1}' % (at, new.encode(), old.encode())
-    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(said), said)
+    return dsse.encoded(PAYLOAD_TYPE, said)
 
 
 def vouch(old: Signer, new: bytes, *, at: int) -> Vouch:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from cmf.errors import CorruptError, UnsupportedError
-from cmf.model import encoding
+from cmf.model import dsse, encoding
 from cmf.model.digest import sha256
 from cmf.model.records import Artifact, Record, is_scope, read, redacts, time_of
 from cmf.model.rotation import VOUCHES_MAX, Vouch
@@ -120,7 +120,7 @@ _header_decoder = msgspec.json.Decoder(Header)
 
 def signing_payload(header: bytes) -> bytes:
     """Return what is signed: the DSSE pre-authentication encoding of the payload type and the header bytes."""
-    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(header), header)
+    return dsse.encoded(PAYLOAD_TYPE, header)
 
 
 def start(scope: str, site: str, signer: Signer, *, created: int, nonce: bytes) -> Segment:

@@ -233,11 +233,15 @@ class Uploaded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Enrol(msgspec.Struct, frozen=True, kw_only=True):
-    """An invited site presents its code, its public key (hex) and its name."""
+    """An invited site presents its code, its public key (hex) and its name.
+
+    ``signature`` (hex): what that key signed of `cmf.model.enrolment.payload`.
+    """
 
     invite: str
     key: str
     name: str
+    signature: str
 
 
 class Enrolled(msgspec.Struct, frozen=True, kw_only=True):
@@ -538,12 +542,12 @@ def to_heads(points: Iterable[tuple[int, str]]) -> list[Head]:
     return [Head(n, raw(hash_)) for n, hash_ in points]
 
 
-def raw(text: str) -> bytes:
-    """Return the 32 bytes of a hash written in hex."""
+def raw(text: str, size: int = 32) -> bytes:
+    """Return the bytes of a hash, or of a key or signature, written in hex."""
     try:
         data = bytes.fromhex(text)
     except ValueError:
         data = b""
-    if len(data) != 32:
-        raise CorruptError(f"'{text[:80]}' is not a hash.", kind="wire")
+    if len(data) != size:
+        raise CorruptError(f"'{text[:80]}' is not {size} bytes in hex.", kind="wire")
     return data

@@ -20,12 +20,13 @@ from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableErro
 from cmf.graph.index import Direction
 from cmf.graph.questions import AskLineage, LineageAnswer
 from cmf.model import digest as digests
-from cmf.model import wire
+from cmf.model import enrolment, wire
 from cmf.model.exchange import Head, View
 from cmf.model.prefixes import Below
 from cmf.objects import CHUNK_BYTES, RemoteStore, Watch
 from cmf.remote.body import Body
 from cmf.remote.local import own_token
+from cmf.signing import Key
 
 if TYPE_CHECKING:
     from cmf.remote.access import HubAccess
@@ -78,9 +79,12 @@ class HubClient:
         """Return who the hub is, and who we are to it."""
         return self.ask("GET", "/v1/hub", None, wire.HubInfo)
 
-    def enrol(self, invite: str, key: bytes, name: str) -> wire.Enrolled:
-        """Present an invite; keep the token that it gives."""
-        message = wire.Enrol(invite=invite, key=key.hex(), name=name)
+    def enrol(self, invite: str, key: Key, name: str) -> wire.Enrolled:
+        """Present an invite, and show that the key is ours; keep the token that it gives."""
+        hub = self.ask("GET", "/v1/hub", None, wire.HubInfo, with_token=False).hub
+        public = key.public.hex()
+        signature = key.sign(enrolment.payload(invite, public, hub)).hex()
+        message = wire.Enrol(invite=invite, key=public, name=name, signature=signature)
         enrolled = self.ask("POST", "/v1/enrol", message, wire.Enrolled, with_token=False)
         self.keep(enrolled.token)
         return enrolled

@@ -9,10 +9,12 @@ import pytest
 import urllib3
 
 from cmf.graph import filter as filters
+from cmf.model import enrolment
 from cmf.model import records as model
 from cmf.model import segment as segments
 from cmf.model.exchange import View
 from cmf.remote import HubClient
+from cmf.signing import Key
 from cmf.transfer import LocalPeer, transfer
 from tests import databases
 from tests.histories import Writer, chain
@@ -47,6 +49,12 @@ class Asking:
 
 def role(name: str, prefix: str) -> dict[str, str]:
     return {"role": name, "prefix": prefix}
+
+
+def enrolling(hub: HubProcess, code: str, key: Key, name: str) -> dict[str, str]:
+    """Return what presents an invite with a key."""
+    said = enrolment.payload(code, key.public.hex(), Asking(hub)("GET", "/v1/hub")[1]["hub"])
+    return {"invite": code, "key": key.public.hex(), "name": name, "signature": key.sign(said).hex()}
 
 
 def who(hub: HubProcess, name: str) -> dict[str, Any]:
@@ -137,10 +145,10 @@ def test_an_invite_over_http_joins_once_and_can_be_taken_back(hub: HubProcess, t
     assert {first["id"], second["id"]} <= {found["id"] for found in waiting}
     assert first["secret"] not in json.dumps(waiting)
     assert admin("DELETE", f"/v1/invites/{second['id']}") == (204, None)
-    enrol = {"key": "ab" * 32, "name": "bob"}
-    assert admin("POST", "/v1/enrol", {**enrol, "invite": second["secret"]})[0] == 403
-    assert admin("POST", "/v1/enrol", {**enrol, "invite": first["secret"]})[1]["roles"] == [role("read", "shared")]
-    assert admin("POST", "/v1/enrol", {**enrol, "invite": first["secret"]})[0] == 403
+    late, right = (enrolling(hub, found["secret"], Key(b"b" * 32), "bob") for found in (second, first))
+    assert admin("POST", "/v1/enrol", late)[0] == 403
+    assert admin("POST", "/v1/enrol", right)[1]["roles"] == [role("read", "shared")]
+    assert admin("POST", "/v1/enrol", right)[0] == 403
     for name in ("local", "", "x" * 101, "a\nb"):
         assert admin("POST", "/v1/invites", {**asked, "name": name})[0] == 400
 
@@ -163,7 +171,7 @@ def test_what_a_revoked_key_signed_stays_and_nothing_new_of_it_is_taken(hub: Hub
     (found,) = who(hub, "stolen")["keys"]
     assert found["revoked_us"] > 0
     code = Asking(hub)("POST", "/v1/invites", {"name": "thief", "role": role("write", "stolen")})[1]["secret"]
-    assert Asking(hub)("POST", "/v1/enrol", {"invite": code, "key": key, "name": "thief"})[1]["kind"] == "revoked"
+    assert Asking(hub)("POST", "/v1/enrol", enrolling(hub, code, writer.key, "thief"))[1]["kind"] == "revoked"
 
 
 def test_every_act_is_in_the_audit_log_with_who_did_it_and_no_secret(hub: HubProcess, tmp_path: Path) -> None:
@@ -221,3 +229,24 @@ def test_a_redaction_is_taken_only_from_who_holds_that_role_in_its_scope(hub: Hu
     assert b"a secret of ours" not in held
     assert record.hex().encode() in held
     assert sent(theirs, victim) == []
+
+
+def test_nobody_joins_with_a_key_that_they_do_not_hold(hub: HubProcess, tmp_path: Path) -> None:
+    """A public key stands in the header of every stream; who could join with it would be its owner at the hub."""
+    admin, owner, thief = Asking(hub), Writer("owner", seed=47), Writer("thief", seed=48)
+    joined(hub, tmp_path, owner, scope="owner", role="write")
+    code = admin("POST", "/v1/invites", {"name": "thief", "role": role("read", "shared")})[1]["secret"]
+    hub_key, theirs = admin("GET", "/v1/hub")[1]["hub"], owner.key.public.hex()
+    said = {
+        "by another key": thief.key.sign(enrolment.payload(code, theirs, hub_key)),
+        "for another invite": owner.key.sign(enrolment.payload("another", theirs, hub_key)),
+        "for another hub": owner.key.sign(enrolment.payload(code, theirs, "ab" * 32)),
+        "nothing": bytes(64),
+    }
+    for what, signature in said.items():
+        asked = {"invite": code, "key": theirs, "name": "thief", "signature": signature.hex()}
+        assert admin("POST", "/v1/enrol", asked)[0] == 403, what
+    assert admin("POST", "/v1/enrol", {"invite": code, "key": theirs, "name": "thief", "signature": "00"})[0] == 422
+    assert who(hub, "owner")["roles"] == [role("write", "owner")]
+    client = HubClient(hub.url, state_home=tmp_path, keys=tmp_path / "thief")
+    assert client.enrol(code, thief.key, "thief").principal == "thief"  # the invite is still good

@@ -61,7 +61,7 @@ def joined(hub: HubProcess, folder: Path, writer: Writer, *, scope: str, role: s
     """Return a client that joined with an invite, enrolled with the writer's key."""
     code = serving.invite(hub.folder, database=hub.database, scope=scope, role=role, expires_s=600, name=writer.name)
     client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / writer.name)
-    client.enrol(code, writer.key.public, writer.name)
+    client.enrol(code, writer.key, writer.name)
     return client
 
 
@@ -152,12 +152,12 @@ def test_an_invite_joins_once(hub: HubProcess, tmp_path: Path) -> None:
     writer = Writer("once", seed=31)
     code = serving.invite(hub.folder, database=hub.database, scope="once", role="write", expires_s=600, name="once")
     client = HubClient(hub.url, state_home=tmp_path, keys=tmp_path / "keys")
-    enrolled = client.enrol(code, writer.key.public, "laptop")
+    enrolled = client.enrol(code, writer.key, "laptop")
     assert enrolled.principal == "once (laptop)"
     (kept,) = (tmp_path / "keys" / "tokens").iterdir()
     assert kept.stat().st_mode & 0o777 == 0o600
     with pytest.raises(DeniedError, match="used already"):
-        client.enrol(code, Writer("twice", seed=32).key.public, "thief")
+        client.enrol(code, Writer("twice", seed=32).key, "thief")
 
 
 def test_an_invite_expires(hub: HubProcess, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_an_invite_expires(hub: HubProcess, tmp_path: Path) -> None:
     dialect.close()
     client = HubClient(hub.url, state_home=tmp_path, keys=tmp_path)
     with pytest.raises(DeniedError):
-        client.enrol(code, Writer("late", seed=33).key.public, "late")
+        client.enrol(code, Writer("late", seed=33).key, "late")
 
 
 def test_invites_are_for_known_roles_and_scopes_at_a_hub_that_exists(hub: HubProcess, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def pages(store: RemoteStore, *asked: bytes) -> list[list[wire.Small]]:
 def joined(hub: HubProcess, folder: Path, name: str, seed: int) -> HubClient:
     code = serving.invite(hub.folder, scope=name, role="write", expires_s=600, name=name)
     client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / name)
-    client.enrol(code, Writer(name, seed=seed).key.public, name)
+    client.enrol(code, Writer(name, seed=seed).key, name)
     return client
 
 

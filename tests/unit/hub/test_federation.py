@@ -127,13 +127,13 @@ def test_a_peer_vouches_in_its_scopes_alone_and_not_for_whom_this_hub_knows(hubs
     unknown, reader = Writer("unknown", seed=35), Writer("reader", seed=36)
     admin_b = admin(b).access
     invite = admin_b.invite("reader", wire.Role("known", "read"), expires_s=600).secret
-    HubClient(b.url, state_home=tmp_path, keys=tmp_path / "reader").enrol(invite, reader.key.public, "reader")
+    HubClient(b.url, state_home=tmp_path, keys=tmp_path / "reader").enrol(invite, reader.key, "reader")
     for writer, pipeline in ((unknown, "known"), (unknown, "outside"), (reader, "known")):
         chain(writer, pipeline, 1)
     carriers = {}
     for seed, role in ((37, "peer"), (41, "relay")):
         carriers[role] = HubClient(b.url, state_home=tmp_path, keys=tmp_path / role)
-        carriers[role].enrol(code(b, role, "known"), Writer(role, seed=seed).key.public, role)
+        carriers[role].enrol(code(b, role, "known"), Writer(role, seed=seed).key, role)
     found = list(transfer(LocalPeer(unknown.store), carriers["relay"].peer, View(own=True)))
     assert {one.outcome for one in found} == {"refused"}
     found = list(transfer(LocalPeer(unknown.store), carriers["peer"].peer, View(own=True)))
@@ -152,7 +152,7 @@ def test_only_an_admin_of_everything_has_to_do_with_peers(hubs: Two, tmp_path: P
     a, b = hubs
     client = HubClient(a.url, state_home=tmp_path, keys=tmp_path / "ada")
     invite = admin(a).access.invite("ada", wire.Role("vision", "admin"), expires_s=600).secret
-    client.enrol(invite, Writer("ada", seed=38).key.public, "ada")
+    client.enrol(invite, Writer("ada", seed=38).key, "ada")
     acts: list[Callable[[], object]] = [
         client.access.peers,
         lambda: client.access.add_peer(wire.AskPeer(name="b", url=b.url, scopes=["vision"])),

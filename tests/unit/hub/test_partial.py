@@ -171,7 +171,7 @@ def test_access_that_is_granted_later_brings_what_could_not_be_read_before(
     invite = hub.access.invite(lab.name, Role(f"{lab.name}/open", "read"), expires_s=3600)
     guest = HubClient(process.url, state_home=tmp_path / "nobody", keys=tmp_path / "guest")
     reader = Reader(tmp_path, guest)
-    guest.enrol(invite.secret, reader.writer.key.public, lab.name)
+    guest.enrol(invite.secret, reader.writer.key, lab.name)
     views = (View(), View(sites=(f"site-{lab.name}",)), View(where="status = finished"))
 
     def pull() -> moving.Moved:

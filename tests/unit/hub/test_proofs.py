@@ -243,5 +243,5 @@ def test_who_may_neither_read_nor_write_a_scope_is_shown_nothing_of_it(process: 
     one.push()
     invite = client.access.invite("guest", Role("q", "read"), expires_s=3600)
     guest = HubClient(process.url, state_home=tmp_path / "nobody", keys=tmp_path / "guest")
-    guest.enrol(invite.secret, Key(b"g" * 32).public, "guest")
+    guest.enrol(invite.secret, Key(b"g" * 32), "guest")
     assert guest.proofs([hash_ for _, _, hash_, _ in one.store.chained()], 0, 0).entries == {}

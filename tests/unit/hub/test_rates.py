@@ -107,7 +107,7 @@ def test_who_guesses_tokens_is_held_back_and_who_has_one_is_not(hub: HubProcess,
     assert answer.status == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["kind"] == "rate"
-    body = b'{"invite":"guess","key":"' + b"00" * 32 + b'","name":"x"}'
+    body = b'{"invite":"guess","key":"' + b"00" * 32 + b'","name":"x","signature":"' + b"00" * 64 + b'"}'
     seen = set()
     while 429 not in seen:
         seen.add(pool.request("POST", hub.url + "/v1/enrol", body=body).status)

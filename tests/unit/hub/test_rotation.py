@@ -74,7 +74,7 @@ def test_of_two_keys_that_follow_one_the_second_is_refused_and_said(hub: HubProc
     assert pushed(client, thief, 3) == ["revoked"]
     code = Asking(hub)("POST", "/v1/invites", {"name": "raced", "role": role("write", "raced")})[1]["secret"]
     again = hub.client(tmp_path / "again")
-    again.enrol(code, owner.key.public, "owner")
+    again.enrol(code, owner.key, "owner")
     assert set(pushed(again, owner, 4)) == {"new"}
 
 
