@@ -30,7 +30,7 @@ class Raw:
         self._token = token
 
     def __call__(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
         """Return the status and the answer, decoded if it is JSON."""
         sent = {"authorization": f"Bearer {self._token}"} if self._token else {}

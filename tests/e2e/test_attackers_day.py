@@ -184,6 +184,27 @@ def test_bytes_of_another_scope_are_not_had_by_their_digest_by_any_way(day: Day)
         assert (status, SECRET in page) == (200, False)
 
 
+def test_bytes_over_a_quota_are_refused_before_they_are_kept(day: Day) -> None:
+    admin = Raw(day.hub, day.hub.token)
+    quota = {"kind": "each", "bytes_max": 1 << 20, "streams_max": 10}
+    assert admin("POST", "/v1/quotas", json.dumps(quota).encode())[0] == 204
+    digest = digests.file_digest(b"whatever")
+    path = f"/v1/objects/{digest}?scope=attic/own"
+    small = b"".join(
+        wire.frame(wire.OBJECT, wire.from_small(wire.Small(digests.file_digest(data), data)))
+        for data in (bytes([n]) * (200 << 10) for n in range(10))
+    )
+    assert day.ask()("POST", "/v1/objects?scope=attic/own", small)[1]["count"] == 5, "as many as there is room for"
+    with unharmed(day.hub):
+        pieces = (b"x" * (1 << 20) for _ in range(64))  # which says nothing of their number
+        for body in (b"x" * (64 << 20), pieces, b"x" * (300 << 10)):
+            status, problem = day.ask()("PUT", path, body)
+            assert (status, problem["kind"]) == (507, "quota")
+        status, taken = day.ask()("POST", "/v1/objects?scope=attic/own", small)
+        assert (status, taken["count"], {one["status"] for one in taken["refused"]}) == (200, 5, {507})
+    assert admin("POST", "/v1/quotas/clear", b'{"kind": "each"}')[0] == 204
+
+
 def spoken(hub: HubProcess, head: bytes) -> bytes:
     """Send a request as it is; return what is answered."""
     with socket.create_connection(("127.0.0.1", hub.port), timeout=30) as line:

@@ -243,7 +243,9 @@ async def put_object(
     Large ones may go on behind what came before: 409 if that is not there any more.
     """
     hub, caller = await asyncio.to_thread(lambda: (hub_of(request), caller_of(request)))
-    incoming = await asyncio.to_thread(hub.grants.begin, caller, under, digest, start)
+    said = request.headers.get("content-length", "")
+    expected = int(said) if said.isdecimal() else None
+    incoming = await asyncio.to_thread(hub.grants.begin, caller, under, digest, start, expected=expected)
     try:
         async for chunk in request.stream():
             await asyncio.to_thread(incoming.write, chunk)

@@ -70,18 +70,21 @@ class Grants:
         self.check(caller, scope, digest)
         return self._parts.held(caller.principal, scope, digest)
 
-    def begin(self, caller: Caller, scope: str, digest: str, start: int = 0) -> Incoming:
+    def begin(
+        self, caller: Caller, scope: str, digest: str, start: int = 0, *, expected: int | None = None
+    ) -> Incoming:
         """Begin to take in an object under a scope, or go on behind what is here of it: see `Parts.begin`.
 
         What comes is counted, unless it was sent there before; and what other parts of the caller's take up, must go
-        if no quota leaves room for it. `ConflictError` of kind ``quota``.
+        if no quota leaves room for it. ``expected``: how many bytes come, if that is known. `ConflictError` of kind
+        ``quota``.
         """
         self.check(caller, scope, digest)
         is_granted = bool(self._auth.granted(scope, [digest]))
         flight = self._quotas.flight(None if is_granted else caller.principal, scope)
         incoming = self._parts.begin(caller.principal, scope, digest, start)
         try:
-            incoming.count(flight)
+            incoming.count(flight, expected)
         except CmfError:
             incoming.close()
             raise

@@ -236,10 +236,14 @@ class Incoming:
         """Return where its part is, or would be."""
         return self._path
 
-    def count(self, flight: Flight) -> None:
-        """Have all bytes counted, those of the part too; `ConflictError` of kind ``quota`` if they are too many."""
-        self._flight = self._writing.enter_context(flight)
-        flight.take(self._size)
+    def count(self, flight: Flight, expected: int | None = None) -> None:
+        """Have all bytes counted, those of the part too; `ConflictError` of kind ``quota`` if they are too many.
+
+        ``expected``: how many more come, if that is known: then they are counted now, before any has come.
+        """
+        self._writing.enter_context(flight)
+        flight.take(self._size + (expected or 0))
+        self._flight = flight if expected is None else None
 
     def write(self, data: bytes) -> None:
         """Append some bytes; `UnreachableError` if the disk takes no more, and then nothing stays.

@@ -105,6 +105,8 @@ class HubObjects:
         path = f"/v1/objects/{digest}?{urllib.parse.urlencode(query)}"
         body = Body(source, there)
         octets = {"content-type": "application/octet-stream"}
+        if body.is_repeatable:  # so that a hub that has no room for it says so before it comes
+            octets["content-length"] = str(size - there)
         try:
             with self._client.request("PUT", path, body, headers=octets, read_s=_patience(size)) as response:
                 return wire.decode(bounded(response, PROBLEM_BYTES_MAX), dict[str, int])["size"]
