@@ -201,7 +201,7 @@ def test_what_ends_with_other_bytes_than_it_began_is_refused_and_nothing_stays(l
     there = cut_off(large, proxy).stat().st_size
     store = large.hub.client(large.keys).objects(SCOPE)
     with pytest.raises(CorruptError):
-        store._put_from(large.digest, io.BytesIO(bytes(len(large.data))), there, 0, folder=False)  # type: ignore[attr-defined]
+        store._put_from(large.digest, io.BytesIO(bytes(len(large.data))), there, len(large.data), folder=False)  # type: ignore[attr-defined]
     assert large.parts() == []
     assert store.absent([large.digest]) == [large.digest]
 
@@ -227,7 +227,7 @@ def test_nobody_goes_on_with_what_another_began_or_under_another_scope(
         assert part_of(client, scope, large.digest) == wire.Part()
         store = client.objects(scope)
         with pytest.raises(ConflictError):
-            store._put_from(large.digest, io.BytesIO(large.data), there, 0, folder=False)  # type: ignore[attr-defined]
+            store._put_from(large.digest, io.BytesIO(large.data), there, len(large.data), folder=False)  # type: ignore[attr-defined]
         assert store.absent([large.digest]) == [large.digest]
     assert large.send() == [there]
 
