@@ -80,6 +80,13 @@ for _command in (*access.COMMANDS, quota, peer):
     metavar="SECONDS",
     help="How long a client may keep the hub waiting inside a request, or not read its answer, before it is cut off.",
 )
+@click.option(
+    "--connections",
+    type=click.IntRange(min=0),
+    default=2000,
+    show_default=True,
+    help="How many connections to each process one address may have; 0: any number. Behind a proxy none are counted.",
+)
 def serve(
     *,
     folder: Path,
@@ -95,6 +102,7 @@ def serve(
     workers: int,
     rate: float,
     patience: float,
+    connections: int,
 ) -> None:
     """Serve a hub until it is stopped with ctrl-C.
 
@@ -124,6 +132,7 @@ def serve(
         workers=workers,
         rate=rate,
         patience_s=patience,
+        of_address_max=connections,
         ready=lambda url: click.echo(
             f"Hub ready at {url}\n  data in {folder.absolute()}\n  next: cmf remote add origin {url}"
         ),

@@ -77,12 +77,16 @@ class Rates:
 
     def stranger(self, address: str) -> None:
         """Count a request of an address that has no token that is known; `TooManyError`. IPv6 is counted by its /64."""
-        try:
-            parsed = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            whom = ""
-        else:
-            whom = str(parsed)
-            if isinstance(parsed, ipaddress.IPv6Address):
-                whom = str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
+        whom = network(address)
         self.strangers.take(whom, named=f"Your address {whom}".strip())
+
+
+def network(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or an IPv6 network of 64 bits; "" for what is neither."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(parsed.ipv4_mapped or ipaddress.IPv6Network((int(parsed), 64), strict=False))
+    return str(parsed)

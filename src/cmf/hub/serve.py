@@ -33,6 +33,8 @@ FILES_BESIDE = 1_000
 """Open files of a hub that are no connections, at most."""
 CONNECTIONS_MAX = 4_000
 """More connections at once are told 503. Sites keep theirs open for a while, so it is not only who is being served."""
+OF_ADDRESS_MAX = CONNECTIONS_MAX // 2
+"""So many of them one address may have, so that none alone shuts the others out."""
 
 
 def serve(
@@ -53,6 +55,7 @@ def serve(
     workers: int = 1,
     rate: float = RATE,
     patience_s: float = PATIENCE_SECONDS,
+    of_address_max: int = OF_ADDRESS_MAX,
     ready: Callable[[str], None],
 ) -> None:
     """Serve the hub in a folder until the process is told to stop; ``ready`` gets its URL once it listens.
@@ -62,7 +65,8 @@ def serve(
     sites' uploads go there past the hub. ``workers``: how many processes
     serve it, which takes a database that several can write at once: `UsageError`. ``rate``: how many requests a second
     each of them takes of one principal; 0 is any number. A client that owes the rest of a request, or to read its
-    answer, for ``patience_s`` seconds is cut off.
+    answer, for ``patience_s`` seconds is cut off. ``of_address_max``: how many connections to each process one address
+    may have, 0 any number; behind a proxy all are the proxy's, and none are counted.
 
     Beyond this machine it wants TLS, its own or a declared proxy's, or to be told explicitly: `UsageError`. A free port
     is taken for port 0. The hub's own user gets a token in ``state_home``, which their commands find by themselves.
@@ -95,6 +99,7 @@ def serve(
         log=log,
         rate=rate,
         patience_s=patience_s,
+        of_address_max=0 if behind_proxy else of_address_max,
         behind_proxy=behind_proxy,
         tls_cert=str(tls_cert or ""),
         tls_key=str(tls_key or ""),
@@ -211,7 +216,7 @@ def _run(hub: Hub, listener: socket.socket, settings: keeping.Settings, *, start
             log=settings.log,
             counted=settings.counted,
         ),
-        http=watched(settings.patience_s),
+        http=watched(settings.patience_s, settings.of_address_max),
         ws="none",
         proxy_headers=settings.behind_proxy,  # else anybody on this machine may say that they come from elsewhere
         log_level="warning",

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: bool
     rate: float
     patience_s: float
+    of_address_max: int
     behind_proxy: bool
     tls_cert: str = ""
     tls_key: str = ""
