@@ -1,21 +1,27 @@
 """Large objects go between a site and its hub's bucket past it; nobody is let do there what they may not."""
 
 import contextlib
+import http.client
 import io
 import os
 import socket
 import threading
+import time
+import urllib.parse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import urllib3
 
 from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableError
+from cmf.hub import direct as lending
 from cmf.hub import serve as serving
 from cmf.hub.direct import INCOMING
+from cmf.hub.objects import BucketObjects
 from cmf.model import wire
 from cmf.model.digest import file_digest
 from cmf.objects import read
@@ -23,10 +29,10 @@ from cmf.objects.cloud import CloudBucket
 from cmf.objects.presigned import put_headers
 from cmf.remote import HubClient
 from cmf.remote.direct import Direct, nearness
-from tests import buckets
+from tests import buckets, databases
 from tests.commands import cmf, script
 from tests.histories import Writer
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess, running, until
 
 pytestmark = pytest.mark.xdist_group("s3")
 DATA = os.urandom(wire.DIRECT_BYTES_MIN + 4321)
@@ -367,3 +373,113 @@ def test_where_the_bucket_cannot_be_reached_bytes_pass_through_the_hub_and_that_
             assert read(store, file_digest(data)) == data
         assert [warning.count("pass through the hub") for warning in client.warnings] == [1]
     line.close()
+
+
+# ---- what takes long, and what is left behind -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(s3: str, tmp_path: Path) -> tuple[lending.Direct, lending.Direct, CloudBucket]:
+    """Return what two workers of one hub lend, and their bucket."""
+    place = CloudBucket(f"s3://{buckets.NAME}/{tmp_path.name}", buckets.options(s3))
+    first, second = (lending.Direct(tmp_path, BucketObjects(place), buckets.SECRET) for _ in range(2))
+    return first, second, place
+
+
+def test_what_was_put_and_never_claimed_is_deleted_after_a_day_and_what_is_younger_stays(
+    two: tuple[lending.Direct, lending.Direct, CloudBucket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, place = two
+    now, left = lending._hour(), {}
+    for hours in (0, 1, 24, 25, 240):
+        monkeypatch.setattr(lending, "_hour", lambda hours=hours: now - hours)
+        upload = lending.Direct(tmp_path, BucketObjects(place), buckets.SECRET).lend(
+            "ada", DIGEST, wire.AskUpload(scope=SCOPE, size=len(DATA))
+        )
+        assert put(upload.url, DATA, put_headers(DIGEST, len(DATA))) == 200
+        left[hours] = INCOMING + upload.ticket
+    monkeypatch.setattr(lending, "_hour", lambda: now)
+    place.write("files/ab/other", DIGEST, DATA)
+    first.lend("ada", DIGEST, wire.AskUpload(scope=SCOPE, size=len(DATA)))
+    assert {name for name, _ in place.names(INCOMING)} == {left[0], left[1], left[24]}
+    assert place.sizes(["files/ab/other"]), "objects are not what was left"
+    told = wire.Uploaded(scope=SCOPE, size=len(DATA), ticket=left[25].removeprefix(INCOMING))
+    with pytest.raises(NotFoundError):
+        second.settle("ada", DIGEST, told, granted=lambda: False, grant=lambda: None)
+
+
+def test_a_worker_takes_the_ticket_of_another(two: tuple[lending.Direct, lending.Direct, CloudBucket]) -> None:
+    first, second, place = two
+    upload = first.lend("ada", DIGEST, wire.AskUpload(scope=SCOPE, size=len(DATA)))
+    assert put(upload.url, DATA, put_headers(DIGEST, len(DATA))) == 200
+    told = wire.Uploaded(scope=SCOPE, size=len(DATA), ticket=upload.ticket)
+    granted: list[bool] = []
+    for each in (second, first):  # the second time since the answer was lost
+        size = each.settle("ada", DIGEST, told, granted=lambda: bool(granted), grant=lambda: granted.append(True))
+        assert size == len(DATA)
+    assert granted == [True]
+    assert [*place.names(INCOMING)] == []
+
+
+def test_a_transfer_goes_on_when_its_address_ends_and_none_begins_then(
+    two: tuple[lending.Direct, lending.Direct, CloudBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lending, "URL_SECONDS", 2)
+    asked = wire.AskUpload(scope=SCOPE, size=len(DATA))
+    two[0].lend("ada", DIGEST, asked)  # the bucket is tried, which takes its time
+    upload = two[0].lend("ada", DIGEST, asked)
+    parts = urllib.parse.urlsplit(upload.url)
+    ends = time.monotonic() + 3
+    line = http.client.HTTPConnection(parts.netloc, timeout=60)
+    line.putrequest("PUT", f"{parts.path}?{parts.query}", skip_accept_encoding=True)
+    for name, value in put_headers(DIGEST, len(DATA)).items():
+        line.putheader(name, value)
+    line.endheaders()
+    line.send(DATA[:1000])
+    until(lambda: time.monotonic() > ends)
+    line.send(DATA[1000:])
+    assert line.getresponse().status == 200
+    line.close()
+    again = two[0].lend("ada", DIGEST, asked)
+    ends = time.monotonic() + 3
+    until(lambda: time.monotonic() > ends)
+    assert put(again.url, DATA, put_headers(DIGEST, len(DATA))) == 403
+
+
+def test_an_upload_that_was_swept_before_it_was_claimed_passes_through_the_hub(
+    hub: HubProcess, tmp_path: Path, bucket: CloudBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Direct.put
+
+    def swept(self: Direct, url: str, digest: str, source: BinaryIO, size: int) -> None:
+        send(self, url, digest, source, size)
+        bucket.delete([name for name, _ in bucket.names(INCOMING)])
+
+    monkeypatch.setattr(Direct, "put", swept)
+    data, client = fresh(), hub.client(tmp_path)
+    assert client.objects(SCOPE).put(file_digest(data), io.BytesIO(data)) == len(data)
+    assert read(client.objects(SCOPE), file_digest(data)) == data
+
+
+def test_sites_send_the_same_and_other_objects_past_two_workers_at_once(
+    s3: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in buckets.environment(s3).items():
+        monkeypatch.setenv(name, value)
+    options = ("--workers", "2", "--objects", f"s3://{buckets.NAME}/{tmp_path.name}")
+    place = CloudBucket(f"s3://{buckets.NAME}/{tmp_path.name}", buckets.options(s3))
+    same = [fresh() for _ in range(2)]
+    with running(tmp_path / "hub", tmp_path / "state", database=databases.another(database), options=options) as hub:
+        clients = [hub.client(tmp_path / f"{number}") for number in range(4)]
+
+        def send(client: HubClient) -> None:
+            for data in (*same, fresh()):
+                assert client.objects(SCOPE).put(file_digest(data), io.BytesIO(data)) == len(data)
+
+        with ThreadPoolExecutor(4) as pool:
+            for sent in [pool.submit(send, client) for client in clients]:
+                sent.result()
+        assert [client.warnings for client in clients] == [[]] * 4, "all went past the hub"
+        assert len([*clients[0].objects(SCOPE).list()]) == 6
+        assert all(read(clients[0].objects(SCOPE), file_digest(data)) == data for data in same)
+    assert [*place.names(INCOMING)] == []

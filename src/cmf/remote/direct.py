@@ -22,6 +22,7 @@ from urllib3.util import Timeout
 from cmf.errors import DeniedError, UnreachableError
 from cmf.objects.bucket import checked
 from cmf.objects.presigned import put_headers
+from cmf.remote.body import PIECE_BYTES
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
@@ -55,6 +56,7 @@ class Direct:
             if nearness(made.getpeername()[0]) > limit:
                 made.close()
                 raise _TooNearError
+            made.settimeout(READ_SECONDS)  # for each piece that is sent: a line that is slow was connected all the same
             return made
 
         class Plain(HTTPConnection):
@@ -76,19 +78,12 @@ class Direct:
 
     def put(self, url: str, digest: str, source: BinaryIO, size: int) -> None:
         """Send an object's bytes; `CorruptError`, and no file there, if they are others or of another size."""
-        sent = 0
-
-        def body() -> Iterator[bytes]:
-            nonlocal sent
-            for chunk in checked(digest, source):
-                sent += len(chunk)
-                yield chunk
-
-        answer = self._ask("PUT", url, put_headers(digest, size), body())
+        body = checked(digest, source, PIECE_BYTES)
+        answer = self._ask("PUT", url, put_headers(digest, size), body)
         status = answer.status
         answer.close()
         if status == TAKEN:
-            for _ in body():
+            for _ in body:
                 pass  # who has put it had its bytes; so have we
         elif status != 200:
             raise UnreachableError(f"The hub's bucket answers {status}.", kind="bucket")
