@@ -18,7 +18,20 @@ from typing import Any, Protocol
 
 from benchmarks import machine, processes, table, work
 from benchmarks.capture import page
-from benchmarks.workloads import data, lineage, native, record, remotes, scale, series, start, sync, training, writers
+from benchmarks.workloads import (
+    data,
+    difference,
+    lineage,
+    native,
+    record,
+    remotes,
+    scale,
+    series,
+    start,
+    sync,
+    training,
+    writers,
+)
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = processes.ROOT / "build" / "bench"
@@ -28,6 +41,10 @@ PEERS = {
     "dvc": ("dvc[s3]", "3.67.1", ("files",)),
     "trackio": ("trackio", "0.43.0", ("start", "executions", "series", "writers", "mass")),
 }
+
+
+_MODULES = (start, record, training, native, data, sync, difference, scale, remotes, lineage, writers, series)
+WORKLOADS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 
 
 class Measure(Protocol):
@@ -42,10 +59,15 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what CMF costs.")
     parser.add_argument("part", nargs="?", choices=("bench", "peers", "capture"), default="bench")
     parser.add_argument("--tiny", action="store_true", help="small sizes: a trial of the harness, into another folder")
+    parser.add_argument("--only", choices=WORKLOADS, help="print the figures of this workload alone, and keep none")
     parser.add_argument("--out", type=Path, help="the folder for RESULTS.md and results.json")
     asked = parser.parse_args(words)
     if asked.part == "capture":
         print(f"Wrote {page.write()}")
+        return 0
+    if asked.only:
+        for key, values in _timed(asked.only, WORKLOADS[asked.only].measure, tiny=asked.tiny).items():
+            print(f"{key:<40} {table.measured(values)}")
         return 0
     out = asked.out or (Path(tempfile.mkdtemp(prefix="cmf-bench-")) if asked.tiny else HERE)
     measured = {
@@ -61,8 +83,8 @@ def main(words: list[str]) -> int:
 def bench(*, tiny: bool) -> dict[str, Any]:
     """Measure every workload of our own."""
     figures: dict[str, list[float]] = {}
-    for module in (start, record, training, native, data, sync, scale, remotes, lineage, writers, series):
-        figures |= _timed(module.__name__.rpartition(".")[2], module.measure, tiny=tiny)
+    for name, module in WORKLOADS.items():
+        figures |= _timed(name, module.measure, tiny=tiny)
     return {"figures": figures}
 
 

@@ -16,6 +16,9 @@ class Goal(NamedTuple):
     rate: bool = False
 
 
+_MOVES = {"push": "push one more", "nothing": "pull and push, nothing new", "pull": "pull one into an empty store"}
+
+
 def _of_a_hub(key: str, said: str) -> tuple[Goal, ...]:
     """Return the goals that hold for a hub on each kind of database."""
     return (
@@ -24,6 +27,11 @@ def _of_a_hub(key: str, said: str) -> tuple[Goal, ...]:
         Goal(f"push_one_bytes{key}", "W5", f"{said}push one more, bytes both ways", "kB", 6),
         Goal(f"push_nothing{key}", "W5", f"{said}push, nothing new", "ms", 30),
         Goal(f"push_nothing_bytes{key}", "W5", f"{said}push, nothing new, bytes both ways", "kB", 4),
+        *(
+            Goal(f"difference_{move}_{size}{key}", "W5", f"{said}{what}, with {held} records there: to 10^4", "×", 1.2)
+            for move, what in _MOVES.items()
+            for size, held in (("middle", "10^5"), ("large", "10^6"))
+        ),
         Goal(f"pull_all{key}", "W6", f"{said}pull all 1,001 into an empty store", "s", 1),
         Goal(f"pull_one{key}", "W6", f"{said}pull one of them into an empty store", "ms", 50),
         Goal(f"page_small{key}", "W8", f"{said}a page of 100 of 1,000 executions", "ms", 10),
@@ -138,6 +146,11 @@ UNGOALED = {
     "million_memory": "MiB of memory that this push takes beyond what the site held before (W10)",
     "million_memory_postgres": "MiB the same, to a hub on PostgreSQL (W10)",
     "pull_all_bytes_postgres": "kB on the wire of a first pull from it (W6)",
+    **{
+        f"difference_{move}_least{key}": f"ms to {what}, with 10^4 records at a hub{on} (W5)"
+        for key, on in (("", ""), ("_postgres", " on PostgreSQL"))
+        for move, what in _MOVES.items()
+    },
 }
 """Measured beside the goals, for who wants to compare."""
 

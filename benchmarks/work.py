@@ -45,6 +45,7 @@ class Sizes:
     peer_points: int
     listed: tuple[int, int, int]
     mass_executions: int
+    held: tuple[int, int, int]
 
 
 FULL = Sizes(
@@ -76,6 +77,7 @@ FULL = Sizes(
     peer_points=100_000,
     listed=(1_000, 10_000, 1_000_000),
     mass_executions=100_000,
+    held=(10_000, 100_000, 1_000_000),
 )
 TINY = Sizes(
     starts=2,
@@ -106,6 +108,7 @@ TINY = Sizes(
     peer_points=100,
     listed=(20, 40, 80),
     mass_executions=100,
+    held=(30, 60, 90),
 )
 FAN_IN = (0, 7, 31)
 """Which artifacts of the layer before an execution reads, counted from its own place on."""

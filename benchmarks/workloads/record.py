@@ -43,7 +43,7 @@ def _repeated(name: str, *, tiny: bool) -> dict[str, list[float]]:
     return found
 
 
-def record(numbers: range) -> list[float]:
+def record(numbers: range, scope: str = "bench/train") -> list[float]:
     """Record executions in the folder that we are in; return the seconds that each took, durable at its end."""
     import cmf
 
@@ -51,7 +51,7 @@ def record(numbers: range) -> list[float]:
     taken = []
     for number, (source, target) in zip(numbers, made, strict=True):
         started = time.perf_counter()
-        with cmf.run("bench/train", params=work.params(number)) as run:
+        with cmf.run(scope, params=work.params(number)) as run:
             run.input(source)
             run.output(target, name="model")
             run.metrics(work.scores(number))
