@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import msgspec
 from hypothesis import given, settings
@@ -21,17 +20,14 @@ from cmf.errors import CmfError, NotFoundError
 from cmf.graph import filter as filters
 from cmf.graph import lineage, views
 from cmf.graph.index import Index
-from cmf.hub.access import console
 from cmf.hub.readable import ReadableIndex
-from cmf.hub.service import Hub
 from cmf.keeping import Named
 from cmf.model import records as model
-from cmf.model import wire
 from cmf.model.exchange import Admission, View
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
-from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer, transfer
+from tests.property.inner import InnerHub
 from tests.property.store_histories import EXECUTIONS, IDS, LARGE, NAMES, Fact, Site, accepted, histories
 
 OURS = ("p/a", "p/b", "p/a/deep")
@@ -173,22 +169,8 @@ def shown(store: SqlStore) -> tuple[bytes, bytes, Any]:
 # ---- the ways it comes -------------------------------------------------------------------------------------------
 
 
-class Place:
-    """A hub with a database in memory, and who may do what there."""
-
-    def __init__(self, folder: Path) -> None:
-        with mock.patch("cmf.hub.service.open_database", return_value=Sqlite(None)):
-            self.hub = Hub(folder)
-        self.store = self.hub.store
-
-    def lets(self, who: Site, *roles: tuple[str, str]) -> LocalPeer:
-        """Let somebody in with some roles on some prefixes; return the hub as their end of a transfer."""
-        token = ""
-        for role, prefix in roles:
-            asked = wire.AskInvite(name=who.name, role=wire.Role(prefix, role), expires_s=60)
-            code = self.hub.access.invite(console(), asked).secret
-            token, _ = self.hub.auth.enrol(code, who.key.public, who.name, now=self.hub.now())
-        return self.hub.pushing.end(self.hub.auth.caller(token, now=self.hub.now()))
+def lets(hub: InnerHub, who: Site, *roles: tuple[str, str]) -> LocalPeer:
+    return hub.lets(who.name, who.key.public, *roles)
 
 
 def carried(source: LocalPeer, target: LocalPeer, path: Path) -> list[Admission]:
@@ -211,7 +193,7 @@ def spread(ours: list[Fact], theirs: Claims, folder: Path) -> dict[str, SqlStore
     They go to a first hub directly, and through a site that relays what it got in a bundle; to a second hub, where a
     peer brings what the first holds, and another peer, theirs, what they like; and to a third, in a bundle.
     """
-    first, second, third = (Place(folder / str(n)) for n in range(3))
+    first, second, third = [InnerHub(folder / str(n)) for n in range(3)]
     we, they, carrier, peer, friend = (Site(name) for name in ("ours", "theirs", "carrier", "first hub", "their hub"))
     own = [(role, prefix) for prefix in PREFIXES for role in ("write", "redact")]
     foreign = [("write", theirs.scope), ("redact", theirs.scope)]
@@ -219,26 +201,26 @@ def spread(ours: list[Fact], theirs: Claims, folder: Path) -> dict[str, SqlStore
     def send_ours() -> None:
         we.record(*ours)
         we.seal()
-        accepted(transfer(we.peer, first.lets(we, *own), View(own=True)))
+        accepted(transfer(we.peer, lets(first, we, *own), View(own=True)))
 
     def send_theirs() -> None:
         they.record(*said(ours, theirs))
         they.seal()
         forged = {stream["scope"] for stream in they.store.streams()} - {theirs.scope}
-        assert refused(transfer(they.peer, first.lets(they, *foreign), View(own=True))) == forged
+        assert refused(transfer(they.peer, lets(first, they, *foreign), View(own=True))) == forged
         carried(they.peer, carrier.peer, folder / "theirs")
-        assert refused(transfer(carrier.peer, first.lets(carrier, ("relay", "")), View())) == forged
-        assert refused(transfer(they.peer, second.lets(friend, ("peer", theirs.scope), foreign[1]), View())) == forged
-        third.lets(they, *foreign)
-        assert refused(carried(they.peer, third.lets(carrier, ("relay", "")), folder / "again")) == forged
+        assert refused(transfer(carrier.peer, lets(first, carrier, ("relay", "")), View())) == forged
+        assert refused(transfer(they.peer, lets(second, friend, ("peer", theirs.scope), foreign[1]), View())) == forged
+        lets(third, they, *foreign)
+        assert refused(carried(they.peer, lets(third, carrier, ("relay", "")), folder / "again")) == forged
 
     for send in (send_theirs, send_ours) if theirs.come_first else (send_ours, send_theirs):
         send()
-    accepted(transfer(LocalPeer(first.store), second.lets(peer, ("peer", ""), ("redact", "")), View()))
-    third.lets(we, *own)
-    accepted(carried(LocalPeer(second.store), third.lets(carrier, ("relay", "")), folder / "all"))
+    accepted(transfer(LocalPeer(first.store), lets(second, peer, ("peer", ""), ("redact", "")), View()))
+    lets(third, we, *own)
+    accepted(carried(LocalPeer(second.store), lets(third, carrier, ("relay", "")), folder / "all"))
     puller = Site("puller")
-    accepted(transfer(third.lets(puller, ("read", "")), puller.peer, View()))
+    accepted(transfer(lets(third, puller, ("read", "")), puller.peer, View()))
     return {"first": first.store, "second": second.store, "third": third.store, "puller": puller.store}
 
 
