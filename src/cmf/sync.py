@@ -5,7 +5,6 @@ Composes `transfer`, `collect` and a hub's client. Remembers nothing: a rerun is
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import msgspec
 
 from cmf import collect, moving, resealing, transfer, witness
 from cmf.bundle import Bundle, Stream
-from cmf.errors import CmfError, ConflictError, NotFoundError
+from cmf.errors import CmfError, ConflictError, DeniedError, NotFoundError, UnreachableError
 from cmf.graph.index import Direction
 from cmf.model import digest as digests
 from cmf.model import wire
@@ -28,6 +27,9 @@ from cmf.store.sql import SqlStore
 
 if TYPE_CHECKING:
     from cmf.remote import HubClient
+
+NAMED_MAX = 5
+"""How many executions that nobody gave are named."""
 
 
 def push(
@@ -170,19 +172,29 @@ def pull_lineage(
     return moved
 
 
-def pull_promised(store: SqlStore, hub: HubClient, *, progress: Progress = nothing) -> Moved:
+def pull_promised(store: SqlStore, hubs: Iterable[HubClient], *, progress: Progress = nothing) -> Moved:
     """Bring the executions that are named here and are not here, and none of what those came from in turn.
 
-    Those that the hub does not hold, or lets nobody read here, stay promised.
+    The hubs are asked one after the other for what still lacks; one that cannot be asked is a warning. What nobody
+    holds, or lets us read, stays promised, and is a warning too.
     """
     moved = Moved(refused=[], scopes=[], warnings=[])
-    wanted: dict[bytes, None] = {}
-    for name in store.index.referred():
-        with contextlib.suppress(NotFoundError):
-            wanted.update((wire.raw(text), None) for text in hub.lineage(name, depth_max=0).segments)
-    found = hub.peer.get(store.lacking(wanted))
-    if came := _admit(moved, transfer.LocalPeer(store).take(found), progress):
-        witness.prove(store, hub, came, moved.warnings)
+    wanted = left = store.index.referred()
+    for hub in hubs:
+        if not left:
+            break
+        try:
+            found = hub.peer.get(store.lacking(dict.fromkeys(hub.about(left))))
+            if came := _admit(moved, transfer.LocalPeer(store).take(found), progress):
+                witness.prove(store, hub, came, moved.warnings)
+        except (DeniedError, UnreachableError) as error:
+            moved.warnings.append(f"{hub.url} was not asked: {error.message}")
+        left = sorted({*wanted}.intersection(store.index.referred()))
+    if left:
+        few = ", ".join(node.removeprefix("execution:").replace(":", " ") for node in left[:NAMED_MAX])
+        more = f" and {len(left) - NAMED_MAX} more" if len(left) > NAMED_MAX else ""
+        them = "1 execution that is" if len(left) == 1 else f"{len(left)} executions that are"
+        moved.warnings.append(f"Nobody who was asked gave {them} named here: {few}{more}.")
     return moved
 
 

@@ -203,7 +203,7 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
     shell_complete=completion.names,
     help="Only this execution or artifact and all that came from it.",
 )
-@click.option("--promised", is_flag=True, help="Only the executions that are named here and are not here.")
+@click.option("--promised", is_flag=True, help="Only what is named here and is not here, from all hubs.")
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 @click.option(
     "--artifact",
@@ -256,7 +256,7 @@ def pull(
             moved = here.fetch(artifacts, remote=remote, progress=progress)
         elif promised:
             here.collect()
-            moved = sync.pull_promised(here.store, here.remotes.hub(remote), progress=progress)
+            moved = sync.pull_promised(here.store, here.remotes.hubs(remote), progress=progress)
         elif root := ancestors or descendants:
             direction: Direction = "up" if ancestors else "down"
             moved = here.pull_lineage(root, direction, remote=remote, data=data, dry=dry_run, progress=progress)

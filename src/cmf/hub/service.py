@@ -32,7 +32,7 @@ from cmf.hub.readable import ReadableIndex
 from cmf.model import enrolment, prefixes, wire
 from cmf.model import segment as segments
 from cmf.model.exchange import Head, View
-from cmf.model.records import covers, is_scope
+from cmf.model.records import covers, is_scope, split_execution
 from cmf.objects.local import TEMPORARY
 from cmf.store.dialect import Dialect
 from cmf.store.sql import SqlStore
@@ -287,7 +287,13 @@ class Hub:
         return page(self.store.get([wire.raw(text) for text in asked.hashes], View(below=caller.readable())))
 
     def matching(self, caller: Caller, asked: wire.AskMatching) -> wire.Matching:
-        """Return a page of the hashes of the readable segments about executions that a filter finds."""
+        """Return a page of the hashes of the segments about readable executions: those asked for, or by a filter."""
+        if asked.executions:
+            if len(asked.executions) > wire.EXECUTIONS_MAX:
+                raise UsageError(f"{len(asked.executions)} executions at once are over the limit.", kind="limit")
+            named = [node for node in asked.executions if split_execution(node)]
+            known = ReadableIndex(self.store.index, caller.readable()).nodes(named)
+            return wire.Matching(segments=[hash_.hex() for hash_ in self.store.about(list(known.values()))])
         found, cursor = self.store.matching(self._view(caller, asked), asked.cursor)
         return wire.Matching(segments=[hash_.hex() for hash_ in found], cursor=cursor)
 

@@ -32,6 +32,7 @@ PULL_BYTES = 8 << 20
 MISSING_MAX = 10_000
 WANTED_MAX = 10_000
 HASHES_MAX = 100_000
+EXECUTIONS_MAX = 1_000
 ENTRIES_MAX = 10_000
 PROOFS_MAX = 1_000
 SMALL_BYTES = 256 << 10
@@ -161,12 +162,16 @@ class Proofs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskMatching(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Executions by filter, in some scopes and of some sites; ``cursor``: where the page before ended."""
+    """Executions by filter, in some scopes and of some sites; ``cursor``: where the page before ended.
 
-    where: str
+    Or, if there are any, the ``executions`` of these nodes, `EXECUTIONS_MAX` at most.
+    """
+
+    where: str = ""
     scopes: list[str] = []
     sites: list[str] = []
     cursor: str = ""
+    executions: list[str] = []
 
 
 class Matching(msgspec.Struct, frozen=True, kw_only=True):

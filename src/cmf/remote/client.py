@@ -165,6 +165,12 @@ class HubClient:
         asked = wire.AskProofs(hashes=[hash_.hex() for hash_ in hashes], size=size, since=since)
         return self.ask("POST", "/v1/proofs", asked, wire.Proofs)
 
+    def about(self, executions: Sequence[str]) -> Iterator[bytes]:
+        """Return the hashes of the segments about those of some executions, by node, that the hub lets us read."""
+        for at in range(0, len(executions), wire.EXECUTIONS_MAX):
+            asked = wire.AskMatching(executions=list(executions[at : at + wire.EXECUTIONS_MAX]))
+            yield from map(wire.raw, self.ask("POST", "/v1/matching", asked, wire.Matching).segments)
+
     def matching(self, view: View) -> Iterator[bytes]:
         """Return the hashes of the segments about executions that the view's filter finds."""
         cursor, more = "", True

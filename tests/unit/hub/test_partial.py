@@ -15,7 +15,7 @@ from cmf.model.wire import Role
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
-from tests.histories import Writer
+from tests.histories import Writer, execution_id
 from tests.hubs import HubProcess, running
 
 
@@ -209,7 +209,45 @@ def test_an_execution_that_is_named_and_is_not_here_is_known_to_lack_and_comes_w
     reader.pull(View(scopes=(f"{lab.name}/*",), where="params.number = 3"))
     assert reader.executions() == ["run-3"]
     assert reader.store.index.referred() == sorted([maker, parent])
-    sync.pull_promised(reader.store, hub)
+    sync.pull_promised(reader.store, [hub])
     assert reader.executions() == ["run-1", "run-2", "run-3"]
     assert reader.store.index.referred() == []
-    assert sync.pull_promised(reader.store, hub).segments == 0
+    assert sync.pull_promised(reader.store, [hub]).segments == 0
+
+
+def test_what_is_promised_is_asked_of_one_hub_after_the_other(
+    hub: HubClient, reader: Reader, lab: Writer, tmp_path: Path
+) -> None:
+    scope, other = f"{lab.name}/train", Writer("other", seed=77)
+    near = [lab.execution(f"{lab.name}/near", n) for n in range(1, 4)]
+    far = [other.execution(f"{lab.name}/far", n) for n in range(4, 7)]
+    nowhere = model.execution_node(f"{lab.name}/nowhere", execution_id(7))
+    child = Writer("child", seed=78)
+    for n, parent in enumerate([*near, *far, nowhere]):
+        child.execution(scope, 10 + n, parent=parent)
+    with running(tmp_path / "far", tmp_path / "state") as process:
+        there = process.client(tmp_path / "far-keys")
+        send(lab, hub)
+        send(child, hub)
+        send(other, there)
+        reader.pull(View(scopes=(scope,)))
+        assert len(reader.store.index.referred()) == 7
+        gone = HubClient("http://127.0.0.1:9", state_home=tmp_path, keys=tmp_path)
+        moved = sync.pull_promised(reader.store, [gone, hub, there])
+    assert reader.store.index.referred() == [nowhere]
+    away, left = moved.warnings
+    assert gone.url in away
+    assert left == f"Nobody who was asked gave 1 execution that is named here: {nowhere[10:].replace(':', ' ')}."
+    assert {*near, *far} <= {*reader.store.index.execution_nodes(View())}
+
+
+def test_what_may_not_be_read_is_not_told_to_who_asks_for_it_by_its_node(
+    process: HubProcess, hub: HubClient, reader: Reader, lab: Writer, tmp_path: Path
+) -> None:
+    node = lab.execution(f"{lab.name}/secret", 1)
+    send(lab, hub)
+    code = hub.access.invite("guest", Role("elsewhere", "read"), expires_s=60).secret
+    guest = HubClient(process.url, state_home=tmp_path / "none", keys=tmp_path / "guest")
+    guest.enrol(code, Writer("guest", seed=79).key, "guest")
+    assert list(hub.about([node]))
+    assert list(guest.about([node, "artifact:" + digests.EMPTY, "nonsense"])) == []
