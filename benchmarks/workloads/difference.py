@@ -40,16 +40,20 @@ def measure(*, tiny: bool) -> dict[str, list[float]]:
 
 def _measured(server: str, *, tiny: bool) -> dict[str, list[float]]:
     with processes.empty_folder() as folder, contextlib.ExitStack() as running:
-        told: dict[str, str] = {}
-        for name, records in zip(HUBS, work.sizes(tiny=tiny).held, strict=True):
-            database = databases.another(server) if server else ""
-            wanted = {"folder": str(folder / name), "database": database, "count": str(records // RECORDS_EACH)}
-            processes.part(scale.MODULE, "fill", folder, tiny=tiny, told=wanted)
-            told[name] = running.enter_context(network.hub(folder, name, database))
-        return processes.part(MODULE, "moves", folder, tiny=tiny, told=told)
+        stores = {name: databases.another(server) if server else "" for name in HUBS}
+        processes.part(MODULE, "fill", folder, tiny=tiny, told={"folder": str(folder), **stores})
+        urls = {name: running.enter_context(network.hub(folder, name, at)) for name, at in stores.items()}
+        return processes.part(MODULE, "moves", folder, tiny=tiny, told=urls)
 
 
-# ---- the process that is measured ----------------------------------------------------------------------------------
+# ---- the processes that are measured -------------------------------------------------------------------------------
+
+
+def fill(*, tiny: bool, folder: str, **where: str) -> dict[str, int]:
+    """Let three hubs that do not run take in more and more; ``where``: the database of each."""
+    for name, records in zip(HUBS, work.sizes(tiny=tiny).held, strict=True):
+        scale.fill(folder=str(Path(folder) / name), database=where[name], count=str(records // RECORDS_EACH))
+    return {"hubs": len(HUBS)}
 
 
 def moves(*, tiny: bool, small: str, middle: str, large: str) -> dict[str, list[float]]:
@@ -100,7 +104,7 @@ def _timed(taken: list[float], move: Callable[..., _T], *arguments: Any, **optio
     return done
 
 
-PARTS: dict[str, Callable[..., object]] = {"moves": moves}
+PARTS: dict[str, Callable[..., object]] = {"fill": fill, "moves": moves}
 
 if __name__ == "__main__":
     processes.serve_parts(sys.argv, PARTS)
