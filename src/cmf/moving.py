@@ -20,7 +20,7 @@ from cmf.graph import views
 from cmf.model import digest as digests
 from cmf.model import encoding, wire
 from cmf.model.exchange import EVERYTHING, Admission, View
-from cmf.objects import RemoteStore, SizedStore, manifest, read
+from cmf.objects import ObjectStore, RemoteStore, SizedStore, manifest
 from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 
@@ -128,47 +128,73 @@ def send(
     """
     files: dict[str, None] = {}
     folders: dict[str, None] = {}
-    inside: dict[str, None] = {}
     for digest in asked:
         (folders if digest.startswith(digests.TREE) else files)[digests.object_of(digest)] = None
-    for folder in folders:
-        try:
-            entries = manifest.decode(read(objects, folder))
-        except NotFoundError:
-            continue
-        inside.update((entry.digest, None) for entry in entries if entry.digest not in files)
     sure = {*files, *folders} if lacking else set()
-    absent = sure.union(remote.absent([digest for digest in {**files, **inside, **folders} if digest not in sure]))
-    for group in ({**files, **inside}, folders):
-        wanted = [digest for digest in group if digest in absent]
-        small = _small(remote, objects, wanted, moved, progress, folder=group is folders)
-        for sent, refused in remote.put_all(small):
-            _note_sent(moved, len(sent.data), refused, progress)
+
+    def absent(names: Iterable[str]) -> set[str]:
+        return sure.union(remote.absent([digest for digest in dict.fromkeys(names) if digest not in sure]))
+
+    inside = (
+        name
+        for folder in folders
+        for name in members(objects, digests.TREE + folder.removeprefix(digests.FILE))
+        if name not in files
+    )
+    waiting = batches(itertools.chain(files, inside))
+    batch = next(waiting, [])
+    missing = absent([*batch, *folders])
+    last = [digest for digest in folders if digest in missing]
+    while batch:
+        _send_all(remote, objects, [name for name in dict.fromkeys(batch) if name in missing], moved, progress)
+        if batch := next(waiting, []):
+            missing = absent(batch)
+    _send_all(remote, objects, last, moved, progress, folder=True)
+
+
+def _send_all(
+    remote: RemoteStore,
+    objects: SizedStore,
+    wanted: Sequence[str],
+    moved: Moved,
+    progress: Progress,
+    *,
+    folder: bool = False,
+) -> None:
+    """Send those of some objects that are here; the small ones together, the large ones on the way."""
+    for sent, refused in remote.put_all(_small(remote, objects, wanted, moved, progress, folder=folder)):
+        _note_sent(moved, len(sent.data), refused, progress)
 
 
 def _small(
     remote: RemoteStore,
     objects: SizedStore,
-    wanted: Iterable[str],
+    wanted: Sequence[str],
     moved: Moved,
     progress: Progress,
     *,
     folder: bool,
 ) -> Iterator[wire.Small]:
     """Yield the small ones of some objects that are here; send the large ones on the way."""
-    for digest in wanted:
+    moved.stayed += len(wanted)
+    for small in objects.smalls(wanted, wire.SMALL_BYTES):
+        moved.stayed -= 1
+        if not small.large:
+            yield small._replace(folder=folder)
+            continue
         try:
-            size = objects.size(digest)
-            if size <= wire.SMALL_BYTES:
-                yield wire.Small(digest, read(objects, digest), folder)
-                continue
-            with objects.open(digest) as source:
-                resumed = partial(_note_resumed, moved, progress, digest, size)
-                _note_sent(moved, remote.put(digest, source, folder=folder, resumed=resumed), None, progress)
-        except NotFoundError:
+            source = objects.open(small.digest)
+        except NotFoundError:  # freed meanwhile
             moved.stayed += 1
-        except UsageError as error:
-            _note_sent(moved, 0, error, progress)
+            continue
+        with source:
+            resumed = partial(_note_resumed, moved, progress, small.digest, objects.size(small.digest))
+            try:
+                size = remote.put(small.digest, source, folder=folder, resumed=resumed)
+            except UsageError as error:
+                _note_sent(moved, 0, error, progress)
+            else:
+                _note_sent(moved, size, None, progress)
 
 
 def _note_resumed(moved: Moved, progress: Progress, digest: str, size: int, start: int) -> None:
@@ -198,11 +224,12 @@ def fetch(remote: RemoteStore, objects: LocalObjects, asked: Sequence[str], move
         _fetch_files(remote, objects, batch, moved, progress)
 
 
-def members(objects: LocalObjects, digest: str) -> Iterator[str]:
+def members(objects: ObjectStore, digest: str) -> Iterator[str]:
     """Yield the files of a folder whose manifest is here, repeats included; of all else none."""
-    if digest.startswith(digests.TREE) and not objects.absent([digests.object_of(digest)]):
-        for page in manifest.pages(objects, digests.object_of(digest)):
-            yield from (entry.digest for entry in page)
+    if digest.startswith(digests.TREE):
+        with contextlib.suppress(NotFoundError):
+            for page in manifest.pages(objects, digests.object_of(digest)):
+                yield from [entry.digest for entry in page]
 
 
 def batches(names: Iterable[str]) -> Iterator[list[str]]:

@@ -39,10 +39,6 @@ class HubObjects(SizedStore, Protocol):
         """Lend what puts small objects, each verified at once as by `put`; all are durable when the block ends."""
         ...
 
-    def smalls(self, digests: Iterable[str], bytes_max: int) -> Iterator[Small]:
-        """Yield objects in the order asked for, verified; those over a size without bytes; what isn't held, not."""
-        ...
-
     def settle(self, digest: str, draft: Draft) -> None:
         """Make a draft that is known to have an object's bytes that object; it is durable, and the draft gone, then."""
         ...
@@ -60,13 +56,6 @@ class FolderObjects(LocalObjects):
         """Lend what puts objects: see `HubObjects.together`."""
         yield lambda digest, data: self.put(digest, data, durable=False)
         self.flush()
-
-    def smalls(self, digests: Iterable[str], bytes_max: int) -> Iterator[Small]:
-        """Yield objects: see `HubObjects.smalls`."""
-        for digest in digests:
-            found = _small(self, digest, bytes_max)
-            if found is not None:
-                yield found
 
 
 class BucketObjects(RemoteObjects):
@@ -93,7 +82,7 @@ class BucketObjects(RemoteObjects):
             pass
 
     def smalls(self, digests: Iterable[str], bytes_max: int) -> Iterator[Small]:
-        """Yield objects: see `HubObjects.smalls`."""
+        """Yield objects: see `SizedStore.smalls`."""
         for _, found in in_flight(lambda digest: _small(self, digest, bytes_max), digests, IN_FLIGHT):
             if found is not None:
                 yield found
@@ -109,7 +98,7 @@ class BucketObjects(RemoteObjects):
         self.admit(digest, size, lambda to: self.cloud.copy(name, to))
 
 
-def _small(objects: HubObjects, digest: str, bytes_max: int) -> Small | None:
+def _small(objects: BucketObjects, digest: str, bytes_max: int) -> Small | None:
     try:
         large = objects.size(digest) > bytes_max
         return Small(digest, b"" if large else read(objects, digest, bytes_max), large=large)

@@ -81,10 +81,14 @@ def check_name(digest: str) -> str:
 
 
 class SizedStore(ObjectStore, Protocol):
-    """An `ObjectStore` that tells sizes."""
+    """An `ObjectStore` that tells sizes, and reads many small objects at once."""
 
     def size(self, digest: str) -> int:
         """Return an object's size in bytes; `NotFoundError` if it isn't held."""
+        ...
+
+    def smalls(self, digests: Iterable[str], bytes_max: int) -> Iterator[Small]:
+        """Yield objects in the order asked for, verified; those over a size without bytes; what isn't held, not."""
         ...
 
 

@@ -10,13 +10,16 @@ import pytest
 
 import cmf
 from cmf import fetching, moving
-from cmf.errors import NotFoundError, UnreachableError
+from cmf.errors import CorruptError, NotFoundError, UnreachableError
 from cmf.fetching import Named
 from cmf.model.digest import file_digest, object_of
-from cmf.objects import RemoteStore, manifest
+from cmf.objects import RemoteStore, manifest, read
+from cmf.objects.folder import FolderBucket
 from cmf.objects.local import LocalObjects
 from cmf.objects.manifest import Entry
+from cmf.objects.remote import RemoteObjects
 from cmf.worktree import placing, walking
+from tests.objects import flip
 
 BYTES_A_FILE = 40
 """A file of a folder that is read from its manifest takes ten times this."""
@@ -114,6 +117,36 @@ def test_adding_a_folder_looks_into_it_once(tmp_path: Path, monkeypatch: pytest.
         (use,) = repo.artifact(added.digest).uses
         assert (use.direction, use.path, use.type) == ("output", "data", "dataset")
         assert use.size == added.size == 4
+
+
+def test_folders_are_sent_a_part_at_a_time_and_each_object_once(objects: LocalObjects, tmp_path: Path) -> None:
+    first, second = folder_of(objects, 1_200), folder_of(objects, 1_300)
+    shared = manifest.encode(
+        [*manifest.decode(read(objects, object_of(first))), Entry("z", file_digest(b"7 of 1300"), 9)]
+    )
+    objects.put(file_digest(shared), shared)
+    large = bytes(300_000)
+    objects.put(file_digest(large), large)
+    asked = [first, file_digest(large), second, manifest.tree_digest(shared), file_digest(b"nowhere")]
+    there = RemoteObjects(FolderBucket(str(tmp_path / "there")))
+    moved = moving.Moved()
+    moving.send(there, objects, asked, moved, moving.nothing)
+    assert (moved.objects, moved.stayed) == (1_200 + 1_300 + 3 + 1, 1)
+    assert sorted(RemoteObjects(FolderBucket(str(tmp_path / "there"))).list()) == sorted(objects.list())
+    again = moving.Moved()
+    moving.send(there, objects, asked, again, moving.nothing)
+    assert (again.objects, again.stayed) == (0, 1)
+
+
+def test_a_damaged_object_is_not_sent(objects: LocalObjects, tmp_path: Path) -> None:
+    digest = folder_of(objects, 100)
+    objects.close()
+    wrong = file_digest(b"50 of 100")
+    flip(objects.folder, wrong)
+    there = RemoteObjects(FolderBucket(str(tmp_path / "there")))
+    with pytest.raises(CorruptError, match=wrong):
+        moving.send(there, objects, [digest], moving.Moved(), moving.nothing)
+    assert there.absent([wrong, object_of(digest)]) == [wrong, object_of(digest)]
 
 
 def test_a_remote_that_is_away_is_asked_once_however_many_files_lack(objects: LocalObjects) -> None:
