@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pytest
 import urllib3
 
-from cmf.errors import CorruptError, DeniedError, NotFoundError, UnreachableError
+from cmf.errors import ConflictError, CorruptError, DeniedError, NotFoundError, UnreachableError
 from cmf.hub import direct as lending
 from cmf.hub import serve as serving
 from cmf.hub.direct import INCOMING
@@ -266,6 +266,28 @@ def test_a_ticket_is_good_for_its_own_caller_scope_and_object(hub: HubProcess, t
             settle(client, scope, other, ticket)
     assert settle(ada, "ada/a", data, upload.ticket) == len(data)
     assert settle(ada, "ada/a", data, upload.ticket) == len(data), "an answer that was lost is given again"
+
+
+def test_what_goes_past_a_hub_counts_from_when_its_address_is_given_out(hub: HubProcess, tmp_path: Path) -> None:
+    ada, data, other = joined(hub, tmp_path, "quota", 78), fresh(), fresh()
+    access = hub.client(tmp_path).access
+    access.set_quota(wire.AskQuota(kind="scope", whom="quota", bytes_max=len(data)))
+    upload = lent(ada, "quota/a", data)
+    for scope in ("quota/a", "quota/b"):
+        with pytest.raises(ConflictError, match=r"The scope quota has [\d,]+ of at most") as error:
+            lent(ada, scope, other)
+        assert error.value.kind == "quota"
+        with pytest.raises(ConflictError):
+            ada.objects(scope).put(file_digest(other), io.BytesIO(other))
+    assert put(upload.url, data, put_headers(file_digest(data), len(data))) == 200
+    for _ in range(2):
+        assert settle(ada, "quota/a", data, upload.ticket) == len(data)
+        assert [one.bytes for one in access.quotas() if one.whom == "quota"] == [len(data)]
+    assert lent(ada, "quota/a", data).url, "what was sent there may come again"
+    with pytest.raises(ConflictError):
+        lent(ada, "quota/a", other)
+    hub.client(tmp_path).tell("DELETE", f"/v1/objects/{file_digest(data)}?scope=quota/a")
+    assert lent(ada, "quota/a", other).url, "there is room again"
 
 
 def test_an_address_says_nothing_for_another_object_and_ends(hub: HubProcess, tmp_path: Path) -> None:

@@ -237,6 +237,17 @@ def full(named: tuple[str, str], limit: Limit, had: Used, more: Used, unit: str)
     )
 
 
+def forget(connection: Connection, principal: int) -> None:
+    """Let nobody be charged with what a principal brought who is removed, and whose number the next one may get.
+
+    For its scopes it stays counted.
+    """
+    for table in ("hub_sent", "hub_lent"):
+        connection.execute(f"UPDATE {table} SET p = 0 WHERE p = ?", (principal,))
+    for table in ("hub_usage", "hub_quota"):
+        connection.execute(f"DELETE FROM {table} WHERE kind = ? AND whom = ?", (PRINCIPAL, str(principal)))
+
+
 def limits(connection: Connection) -> dict[Whose, Limit]:
     """Return every quota that was set."""
     rows = connection.execute("SELECT kind, whom, bytes, streams FROM hub_quota").fetchall()

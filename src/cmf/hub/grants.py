@@ -112,7 +112,8 @@ class Grants:
         self.check(caller, asked.scope)
 
         def lent(ticket: str) -> None:
-            self._quotas.lend(ticket, caller.principal, asked.scope, asked.size)
+            if not self._auth.granted(asked.scope, [digest]):  # what was sent there may come again
+                self._quotas.lend(ticket, caller.principal, asked.scope, asked.size)
 
         return self._direct.lend(caller.name, digest, asked, lent=lent)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from cmf.errors import ConflictError, DeniedError, NotFoundError, UsageError
-from cmf.hub import audit
+from cmf.hub import accounts, audit
 from cmf.hub.auth import Caller
 from cmf.model import wire
 from cmf.model.records import is_scope
@@ -165,6 +165,7 @@ class Peers:
             connection.execute("DELETE FROM hub_peer WHERE name = ?", (name,))
             for statement in _FORGET:
                 connection.execute(statement, (peer.principal,))
+            accounts.forget(connection, peer.principal)
             self._note(connection, caller, "removed a peer", f"{name} {peer.url}")
         return peer
 

@@ -248,6 +248,46 @@ def test_with_data_large_files_and_whole_folders_follow_their_records(hubs: Two)
         assert here.open(digests.file_digest(data)).read() == data
 
 
+def test_a_peer_brings_no_more_than_its_quota_and_the_rest_goes_on(hubs: Two) -> None:
+    a, b = hubs
+    writer = Writer("much", seed=46)
+    node = writer.execution("much/train", 1)
+    found = [bytes([n]) * 20_000 for n in range(3)] + [b"x" * 400_000]
+    for data in found:
+        _output(writer, node, "much/train", digests.file_digest(data), len(data))
+    writer.seal()
+    pushed(writer, b)
+    there = admin(b).objects("much/train")
+    for data in found:
+        there.put(digests.file_digest(data), data)
+    asked = wire.AskPeer(name="b", url=b.url, invite=code(b, "read"), scopes=["much"], every_s=3600, data=True)
+    admin(a).access.add_peer(asked)
+    until(lambda: state(a, "b").turns > 0)
+    peer = max((one for one in admin(a).access.quotas() if one.name == "peer b"), key=lambda one: int(one.whom))
+    assert peer.streams == 1
+    assert peer.bytes > sum(map(len, found)), "what it brought counts for it"
+    admin(a).access.remove_peer("b")
+    writer.execution("more/train", 2)
+    node = writer.execution("more/test", 3)
+    for data in found:
+        _output(writer, node, "more/test", digests.file_digest(data), len(data))
+    writer.seal()
+    pushed(writer, b)
+    for data in found:
+        admin(b).objects("more/test").put(digests.file_digest(data), data)
+    again = wire.AskPeer(name="b", url=b.url, invite=code(b, "read"), scopes=["more"], every_s=3600, data=True)
+    admin(a).access.set_quota(wire.AskQuota(kind="scope", whom="more", bytes_max=50_000))
+    admin(a).access.add_peer(again)
+    until(lambda: state(a, "b").turns > 0)
+    went = state(a, "b")
+    assert (went.why, went.objects) == ("", 2)
+    assert any("The scope more has" in warning for warning in went.warnings)
+    assert {stream["scope"] for stream in held(a, "more").streams()} == {"more/train", "more/test"}
+    admin(a).access.clear_quota(wire.QuotaOf(kind="scope", whom="more"))
+    went = synced(a, "b")
+    assert (went.warnings, went.objects) == ([], 4)
+
+
 def test_a_large_file_whose_fetch_from_a_peer_was_cut_goes_on_where_it_was(hubs: Two) -> None:
     a, b = hubs
     proxy = Proxy(16 << 10)

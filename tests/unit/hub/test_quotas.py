@@ -338,6 +338,21 @@ def test_an_upload_past_the_hub_counts_until_it_is_settled_or_too_old(
     hub.quotas.lend("ticket-4", ada.principal, "lab/train", 300)
 
 
+def test_who_is_removed_leaves_no_debt_to_whoever_gets_their_number(hub: Hub) -> None:
+    asked = wire.AskPeer(name="paris", url="https://paris.example")
+    hub.peers.add(console(), asked)
+    paris = hub.peers.one("paris").principal
+    limited(hub, "principal", str(paris), bytes_max=1_000)
+    digest = put(hub, hub.auth.principal(paris), "lab/train", b"x" * 900)
+    hub.peers.remove(console(), "paris")
+    hub.peers.add(console(), asked)
+    again = hub.auth.principal(hub.peers.one("paris").principal)
+    put(hub, again, "lab/train", b"y" * 1_100)
+    hub.grants.revoke(console(), "lab/train", digest)
+    assert used(hub, again) == (1_100, 0)
+    assert counted(hub) == truth(hub)
+
+
 def test_only_an_admin_sets_quotas_and_who_is_none_sees_what_binds_them(hub: Hub) -> None:
     ada, bob = joined(hub, Writer("ada", seed=1), scope="lab"), joined(hub, Writer("bob", seed=2), scope="attic")
     limited(hub, "scope", "lab", bytes_max=5)
