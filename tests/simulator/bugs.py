@@ -159,9 +159,9 @@ def _nobody_is_refused(authorize: Any) -> Any:
 
 
 def _heads_stay(advance: Any) -> Any:
-    def advances(connection: Any, s: int, segment: Any) -> None:
-        before = connection.execute("SELECT s, n, hash FROM head WHERE s = ?", (s,)).fetchall()
-        advance(connection, s, segment)
+    def advances(connection: Any, moved: Any) -> None:
+        before = connection.execute("SELECT s, n, hash FROM head").fetchall()
+        advance(connection, moved)
         connection.executemany("INSERT INTO head (s, n, hash) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", before)
 
     return advances

@@ -16,7 +16,15 @@ from cmf.graph import nodes
 from cmf.model import records as model
 from cmf.model.segment import Genesis, Segment, body_of, can_redact, with_body
 from cmf.store.batch import Covered, Item
-from cmf.store.chain import advance, insert_called, insert_carried, insert_genesis, insert_segment
+from cmf.store.chain import (
+    advance,
+    insert_called,
+    insert_carried,
+    insert_complete,
+    insert_genesis,
+    insert_segment,
+    prev_of,
+)
 from cmf.store.dialect import Connection, chunks
 from cmf.store.redacting import redactions
 
@@ -57,25 +65,24 @@ def take_in(
     outcomes: list[Outcome] = []
     new: list[Arriving] = []
     brought: list[Arriving] = []
-    carried: list[tuple[int, Sequence[bytes]]] = []
     said = redactions(connection)
     if said.exist():
         said.load(nodes.record_key(item.id) for one in arriving for item in one.items)
     held = _Held(connection, arriving, tally)
     for one in (_without_redacted(brought, said) for brought in arriving):
         try:
-            g, lacked = held.insert(one)
+            is_new, lacked = held.insert(one)
         except ConflictError as error:
             outcomes.append(error)
             continue
-        outcomes.append("known" if g is None else "new")
+        outcomes.append("new" if is_new else "known")
         brought.append(one._replace(items=lacked))
-        if g is not None:
+        if is_new:
             new.append(one)
-            carried.append((g, _ids(one)))
+    held.write()
     if tally is not None:
         tally.close()
-    insert_carried(connection, carried)
+    insert_carried(connection, ((held.number(one.segment.hash), _ids(one)) for one in new))
     items = [item for one in brought for item in one.items]
     insert_called(
         connection, ((held.streams[one.segment.stream][1], item.record) for one in brought for item in one.items)
@@ -109,7 +116,10 @@ def _ids(one: Arriving) -> list[bytes]:
 
 
 class _Held:
-    """What is held of the chains that some segments belong to: read at once, and kept true as they are inserted."""
+    """What is held of the chains that some segments belong to: read at once, and kept true as they are inserted.
+
+    Those that simply follow what is held are written together, by `write`, or before another looks at the tables.
+    """
 
     def __init__(self, connection: Connection, arriving: Sequence[Arriving], tally: Tally | None) -> None:
         self._connection = connection
@@ -117,9 +127,10 @@ class _Held:
         self.streams: dict[bytes, tuple[int, str, str]] = {}
         """(number, site, scope) by stream."""
         self._segments: dict[bytes, _Place] = {}
+        self._unwritten: list[tuple[int, Segment]] = []
         self._read_streams(list({one.segment.stream for one in arriving}))
         hashes = {one.segment.hash for one in arriving}
-        self._read_segments(list(hashes.union(_prev(one.segment) for one in arriving)))
+        self._read_segments(list(hashes.union(prev_of(one.segment) for one in arriving)))
 
     def _read_streams(self, streams: Sequence[bytes]) -> None:
         for part, marks in chunks(streams):
@@ -139,38 +150,57 @@ class _Held:
         """Return where a segment is held, or None."""
         found = self._segments.get(hash_)
         if found is not None and found.sparse:  # one that was inserted since may have completed it
+            self.write()
             self._read_segments([hash_])
         return self._segments.get(hash_)
 
-    def insert(self, one: Arriving) -> tuple[int | None, Sequence[Item]]:
-        """Insert a segment; return its number, or None if it was held already, and its records that are new."""
+    def number(self, hash_: bytes) -> int:
+        """Return the number of a segment that is held and written."""
+        return self._segments[hash_].g
+
+    def write(self) -> None:
+        """Write the segments that were inserted and are not written yet."""
+        if self._unwritten:
+            for hash_, g in insert_complete(self._connection, self._unwritten).items():
+                self._segments[hash_] = self._segments[hash_]._replace(g=g)
+            self._unwritten.clear()
+
+    def insert(self, one: Arriving) -> tuple[bool, Sequence[Item]]:
+        """Insert a segment; tell whether it is new, and return its records that are."""
         segment = one.segment
         if isinstance(segment.fields, Genesis):
             if segment.hash in self.streams:
-                return None, ()
+                return False, ()
             self._charge(one, segment.fields.scope, _size(segment), streams=1)
             g = insert_genesis(self._connection, segment, own=False)
             self._read_streams([segment.hash])
             self._segments[segment.hash] = _Place(g, self.streams[segment.hash][0], 0, 0)
-            return g, ()
+            return True, ()
         if segment.stream not in self.streams:
             raise ConflictError("A segment came without the start of its stream.", kind="gap")
         s, _, scope = self.streams[segment.stream]
-        before = self.place(_prev(segment))
+        before = self.place(prev_of(segment))
         complete = before is not None and before[1:] == (s, segment.n - 1, 0)
         if not complete and not one.sparse:
             raise ConflictError(f"Segment {segment.n} came without the one before it.", kind="gap")
         held = self.place(segment.hash)
         if held is not None:
-            lacked = self._fill(held.g, one, scope)
+            self.write()
+            g = self.number(segment.hash)
+            lacked = self._fill(g, one, scope)
             if held.sparse and complete:
-                self._connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (held.g,))
-                advance(self._connection, s, segment)
-            return None, lacked
+                self._connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (g,))
+                advance(self._connection, [(s, segment)])
+            return False, lacked
         self._charge(one, scope, _size(segment))
-        g = insert_segment(self._connection, segment, s, sparse=not complete)
+        if complete:
+            self._unwritten.append((s, segment))
+            g = 0  # until it is written
+        else:
+            self.write()
+            g = insert_segment(self._connection, segment, s, sparse=True)
         self._segments[segment.hash] = _Place(g, s, segment.n, int(not complete))
-        return g, one.items
+        return True, one.items
 
     def _fill(self, g: int, one: Arriving, scope: str) -> list[Item]:
         """Put bytes that a held segment lacks in their place; return these records."""
@@ -198,10 +228,6 @@ class _Place(NamedTuple):
     s: int
     n: int
     sparse: int
-
-
-def _prev(segment: Segment) -> bytes:
-    return b"" if isinstance(segment.fields, Genesis) else bytes.fromhex(segment.fields.prev)
 
 
 def _size(segment: Segment) -> int:

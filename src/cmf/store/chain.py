@@ -5,7 +5,7 @@ A head is a segment held complete back to its stream's start; a stream has sever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from cmf.graph import registers
@@ -15,7 +15,7 @@ from cmf.model import segment as segments
 from cmf.model.exchange import Head
 from cmf.model.segment import Genesis, Segment
 from cmf.store.batch import Item
-from cmf.store.dialect import EACH, Connection, array
+from cmf.store.dialect import EACH, Connection, array, chunks
 
 NAME_CHARS_MAX = 200
 """Of what a site calls itself: a longer name is nobody's, and the table's key is an index."""
@@ -34,16 +34,39 @@ def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> in
 
 def insert_segment(connection: Connection, segment: Segment, s: int, *, sparse: bool) -> int:
     """Insert a segment that isn't held, and move its stream's head on to it unless ``sparse``; return its number."""
-    fields = segment.fields
-    prev = b"" if isinstance(fields, Genesis) else bytes.fromhex(fields.prev)
     g: int = connection.execute(
         "INSERT INTO segment (hash, s, n, prev, sparse, header, signature, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
         "RETURNING g",
-        (segment.hash, s, segment.n, prev, int(sparse), segment.header, segment.signature, segment.body),
+        (segment.hash, s, segment.n, prev_of(segment), int(sparse), segment.header, segment.signature, segment.body),
     ).fetchone()[0]
     if not sparse:
-        advance(connection, s, segment)
+        advance(connection, [(s, segment)])
     return g
+
+
+def insert_complete(connection: Connection, made: Sequence[tuple[int, Segment]]) -> dict[bytes, int]:
+    """Insert segments, each with its stream's number, that aren't held, while the ones before them are.
+
+    As `insert_segment`, in as many statements as for one; returns their numbers by hash.
+    """
+    connection.executemany(
+        "INSERT INTO segment (hash, s, n, prev, sparse, header, signature, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (segment.hash, s, segment.n, prev_of(segment), 0, segment.header, segment.signature, segment.body)
+            for s, segment in made
+        ],
+    )
+    numbers: dict[bytes, int] = {}
+    for part, marks in chunks([segment.hash for _, segment in made]):
+        rows = connection.execute(f"SELECT hash, g FROM segment WHERE hash IN ({marks})", part).fetchall()
+        numbers.update((bytes(hash_), g) for hash_, g in rows)
+    advance(connection, made)
+    return numbers
+
+
+def prev_of(segment: Segment) -> bytes:
+    """Return the hash of the segment before one in its stream; b"" of the one that starts it."""
+    return b"" if isinstance(segment.fields, Genesis) else bytes.fromhex(segment.fields.prev)
 
 
 def insert_carried(connection: Connection, segments: Iterable[tuple[int, Sequence[bytes]]]) -> None:
@@ -65,21 +88,43 @@ def insert_called(connection: Connection, said: Iterable[tuple[str, model.Record
     connection.executemany("INSERT INTO called (name, site) VALUES (?, ?) ON CONFLICT DO NOTHING", sorted(found))
 
 
-def advance(connection: Connection, s: int, segment: Segment) -> None:
-    """Move the head on to this segment, and over segments that waited sparse behind it."""
-    prev = b"" if isinstance(segment.fields, Genesis) else bytes.fromhex(segment.fields.prev)
-    connection.execute("DELETE FROM head WHERE s = ? AND hash = ?", (s, prev))
-    tips = [(segment.n, segment.hash)]
-    while tips:
-        n, hash_ = tips.pop()
-        behind = connection.execute(
-            "SELECT g, hash FROM segment WHERE s = ? AND n = ? AND prev = ? AND sparse = 1", (s, n + 1, hash_)
-        ).fetchall()
-        for g, following in behind:
-            connection.execute("UPDATE segment SET sparse = 0 WHERE g = ?", (g,))
-            tips.append((n + 1, following))
-        if not behind:
-            connection.execute("INSERT INTO head (s, n, hash) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (s, n, hash_))
+def advance(connection: Connection, moved: Sequence[tuple[int, Segment]]) -> None:
+    """Move the heads of streams, by number, on to these segments in turn, and over those that waited sparse behind."""
+    heads: dict[tuple[int, bytes], int] = {}
+    for s, segment in moved:
+        heads.pop((s, prev_of(segment)), None)
+        heads[s, segment.hash] = segment.n
+    for part, marks in chunks([(s, prev_of(segment)) for s, segment in moved]):
+        connection.execute(
+            f"DELETE FROM head WHERE s IN ({marks}) AND hash IN ({marks})",
+            [*(s for s, _ in part), *(h for _, h in part)],
+        )
+    tips = {(s, segment.hash): segment.n for s, segment in moved}  # what is followed in here may have more behind it
+    while waited := [found for found in _sparse_behind(connection, tips) if (found[0], found[3]) in tips]:
+        connection.executemany("UPDATE segment SET sparse = 0 WHERE g = ?", [(g,) for _, g, _, _, _ in waited])
+        for s, _, _, prev, _ in waited:
+            heads.pop((s, prev), None)
+        tips = {(s, hash_): n for s, _, n, _, hash_ in waited}
+        heads |= tips
+    connection.executemany(
+        "INSERT INTO head (s, n, hash) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        [(s, n, hash_) for (s, hash_), n in heads.items()],
+    )
+
+
+def _sparse_behind(
+    connection: Connection, tips: Mapping[tuple[int, bytes], int]
+) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    """Yield (stream's number, number, n, hash of the one before, hash) of sparse segments one behind some places."""
+    for part, _ in chunks([(s, n + 1) for (s, _), n in tips.items()]):
+        # A list of pairs after IN would have SQLite read the whole table.
+        places = ", ".join("(?, ?)" for _ in part)
+        for s, g, n, prev, hash_ in connection.execute(
+            f"SELECT g.s, g.g, g.n, g.prev, g.hash FROM (VALUES {places}) v CROSS JOIN segment g "
+            "ON g.s = v.column1 AND g.n = v.column2 AND g.sparse = 1",
+            [value for place in part for value in place],
+        ).fetchall():
+            yield s, g, n, bytes(prev), bytes(hash_)
 
 
 def behind(connection: Connection, s: int, held: Sequence[Head]) -> list[int]:

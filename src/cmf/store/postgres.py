@@ -18,6 +18,7 @@ import psycopg
 from psycopg import pq
 from psycopg import sql as names
 from psycopg.adapt import Dumper
+from psycopg.types.numeric import Int8BinaryDumper
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from cmf.errors import ConflictError, CorruptError, DeniedError, UnreachableError, UnsupportedError, UsageError
@@ -86,6 +87,8 @@ class Postgres:
         connection.execute(names.SQL("SET search_path TO {}").format(names.Identifier(self._within)))
         connection.execute("SET client_min_messages TO warning")
         connection.adapters.register_dumper(_Column, _ColumnDumper)
+        # Else an integer has a type by how great it is, and a statement is prepared anew for each mixture of them.
+        connection.adapters.register_dumper(int, Int8BinaryDumper)
 
     def close(self) -> None:
         """Close every connection."""

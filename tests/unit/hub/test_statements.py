@@ -36,7 +36,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def recorded(hub: Hub, writer: Writer, executions: range) -> bytes:
     """Record executions, a segment for each; return the body that pushes what the hub does not hold."""
     for n in executions:
-        writer.execution("one/train", n, reads=(f"in-{n}",), writes=(f"out-{n}",))
+        writer.execution(f"{writer.name}/train", n, reads=(f"in-{n}",), writes=(f"out-{n}",))
         writer.seal()
     held = hub.store.have(writer.store.samples(View()))
     return b"".join(wire.frame(wire.SEGMENT, data) for data in writer.store.segments(View(), held))
@@ -87,3 +87,18 @@ def test_pushes_that_come_at_once_ask_three_things_and_commit_once(
     (begun,) = [n for n, statement in enumerate(sent) if statement.startswith("BEGIN")]
     assert [statement.split(" FROM ")[1].split()[0] for statement in sent[:begun]] == ["hub_token", "stream", "hub_key"]
     assert [statement for statement in sent[begun:] if "hub_token" in statement or "hub_key" in statement] == []
+
+
+def test_more_pushes_that_come_at_once_make_no_more_statements(tmp_path: Path, database: str, sent: list[str]) -> None:
+    hub = Hub(tmp_path, databases.another(database))
+    token = hub.auth.local_token(now=hub.now())
+    writers = [Writer(f"site{n}", seed=n + 1) for n in range(6)]
+    push(hub, [(token, recorded(hub, writer, range(1))) for writer in writers])
+    counts = []
+    for at, count in ((1, 2), (2, 6)):
+        brought = [(token, recorded(hub, writer, range(at, at + 1))) for writer in writers[:count]]
+        sent.clear()
+        push(hub, brought)
+        counts.append(len([statement for statement in sent if "hub_grant" not in statement]))
+    hub.close()
+    assert counts[0] == counts[1]
