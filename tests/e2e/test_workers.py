@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import urllib3
 
@@ -145,10 +146,47 @@ def test_nothing_acknowledged_is_lost_and_no_cursor_skips_it_whatever_is_killed(
     with running(tmp_path / "hub", tmp_path / "state", port=hub.port, options=WORKERS, database=database) as hub:
         load.goes_on()
         load.end()
-        assert len(load.followed) == len(set(load.followed)), "a cursor gives each segment once"
-        assert load.acknowledged <= set(load.followed)
-        held = joined(hub, tmp_path, Writer("other", seed=98), scope="", role="read").peer.segments(View(), {})
-        assert len(list(held)) == len(load.followed)
+        check_nothing_is_missing(hub, load, tmp_path)
+
+
+def test_who_is_killed_while_it_gives_positions_in_the_log_leaves_no_hole_and_loses_nothing(
+    tmp_path: Path, server: databases.Server
+) -> None:
+    database = databases.another(server.url)
+    with running(tmp_path / "hub", tmp_path / "state", options=WORKERS, database=database) as hub:
+        load = Load(hub, tmp_path, 3)
+        load.goes_on()
+        with psycopg.connect(database) as held:
+            held.execute("SELECT size FROM cmf.hub_log FOR UPDATE")  # whoever gives positions next waits for this
+            until("giving positions", lambda: bool(ports_that_wait(server.url)))
+            (port,) = ports_that_wait(server.url)
+            (sequencer,) = [pid for pid in databases.children(hub.process.pid) if port in ports_of(pid)]
+            os.kill(sequencer, signal.SIGKILL)
+        load.goes_on()
+        load.end()
+        check_nothing_is_missing(hub, load, tmp_path)
+
+
+def check_nothing_is_missing(hub: HubProcess, load: Load, folder: Path) -> None:
+    """Check that the log gave each acknowledged segment to who follows it, once, and that all are held."""
+    assert len(load.followed) == len(set(load.followed)), "a cursor gives each segment once"
+    assert load.acknowledged <= set(load.followed)
+    held = joined(hub, folder, Writer("other", seed=98), scope="", role="read").peer.segments(View(), {})
+    assert len(list(held)) == len(load.followed)
+
+
+def ports_that_wait(url: str) -> list[int]:
+    """Return the clients' ports of connections that wait to give positions in a hub's log."""
+    waits = "SELECT client_port FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE hub_log%'"
+    with psycopg.connect(url) as connection:
+        return [port for (port,) in connection.execute(waits)]
+
+
+def ports_of(pid: int) -> set[int]:
+    """Return the local ports of a process's connections."""
+    mine = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(line[1].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in mine}
 
 
 def test_workers_are_one_hub_to_who_asks_and_end_together(tmp_path: Path, server: databases.Server) -> None:
