@@ -224,6 +224,7 @@ class Auth:
 
     def _heir(self, chain: Sequence[Vouch], key: bytes) -> Caller | None:
         with self._sql.read() as connection:
+            _refuse_revoked(connection, key)  # a key may be revoked before it is enrolled
             found = succession.heir(connection, chain, key)
             return None if found is None else self._caller(connection, found.principal)
 

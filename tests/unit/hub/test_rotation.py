@@ -62,6 +62,18 @@ def test_after_its_revocation_a_key_vouches_for_nobody(hub: HubProcess, tmp_path
     assert len(who(hub, "robbed")["keys"]) == 1
 
 
+def test_a_key_that_was_revoked_before_it_came_is_not_enrolled_by_what_vouches_for_it(
+    hub: HubProcess, tmp_path: Path
+) -> None:
+    writer = Writer("early", seed=75)
+    client = joined(hub, tmp_path, writer, scope="early", role="write")
+    assert pushed(client, writer, 1) == ["new", "new"]
+    rotated(writer, 76)
+    assert Asking(hub)("DELETE", f"/v1/keys/{writer.key.public.hex()}")[0] == 204
+    assert pushed(client, writer, 2)[0] == "revoked"
+    assert writer.key.public.hex() not in {key["key"] for key in who(hub, "early")["keys"]}
+
+
 def test_of_two_keys_that_follow_one_the_second_is_refused_and_said(hub: HubProcess, tmp_path: Path) -> None:
     owner, thief = Writer("raced", seed=67), Writer("raced", seed=67)
     client = joined(hub, tmp_path, owner, scope="raced", role="write")
