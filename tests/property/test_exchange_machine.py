@@ -69,6 +69,14 @@ class Exchange(RuleBasedStateMachine):
     def retract(self, site: int, undo: bool) -> None:
         commands.retract(self.world, self.site(site), undo=undo)
 
+    @rule(site=some, alone=st.booleans())
+    def make_another_key(self, site: int, alone: bool) -> None:
+        commands.rotate(self.world, self.site(site), alone=alone)
+
+    @rule(site=some, hub=some)
+    def revoke_a_key(self, site: int, hub: int) -> None:
+        self.world.revoke_key(self.site(site), self.hub(hub))
+
     @rule(site=some)
     def pack(self, site: int) -> None:
         commands.pack(self.world, self.site(site))

@@ -11,8 +11,8 @@ from cmf.model import log
 from cmf.model.exchange import EVERYTHING, View
 from tests.property.store_histories import EXECUTIONS
 from tests.simulator.bodies import is_hidden
-from tests.simulator.nodes import HubNode, SiteNode
-from tests.simulator.oracle import Node, agrees, must, root_of, store_of
+from tests.simulator.nodes import HubNode, Node, SiteNode, store_of
+from tests.simulator.oracle import agrees, must, root_of
 from tests.simulator.seen import FILTERS
 from tests.simulator.world import NO_BLOW, Blow, World
 
@@ -165,6 +165,11 @@ def retract(world: World, site: SiteNode, *, undo: bool, blow: Blow = NO_BLOW) -
             withdrawing.retract(_place(world, site), about, undo=undo, now_us=site.clock(world.now).wall_us)
 
     world.command(site, act, blow=blow)
+
+
+def rotate(world: World, site: SiteNode, *, alone: bool) -> None:
+    """Make another key, for which the old one vouches; or ``alone``: one that hubs take by an invite only."""
+    world.command(site, lambda: site.rotate(world.now, alone=alone))
 
 
 def rebuild(world: World, node: Node) -> None:

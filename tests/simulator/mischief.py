@@ -3,19 +3,23 @@
 import random
 from collections.abc import Callable
 
+import msgspec
+
 from cmf import signing, transfer, witness
 from cmf.errors import DeniedError
 from cmf.model import records as model
+from cmf.model import rotation, wire
 from cmf.model import segment as segments
-from cmf.model import wire
 from cmf.model.digest import sha256
 from cmf.model.exchange import EVERYTHING
 from cmf.store.dialect import Connection
 from cmf.store.sql import SqlStore
+from tests.simulator import rights
 from tests.simulator.disk import Database, Disk
 from tests.simulator.network import Request
-from tests.simulator.nodes import HubNode, SiteNode
-from tests.simulator.oracle import Sealed, must, rows
+from tests.simulator.nodes import HubNode, SiteNode, rows
+from tests.simulator.oracle import must
+from tests.simulator.rights import Sealed
 from tests.simulator.world import TILE_LEVELS, World
 
 
@@ -36,6 +40,20 @@ def attack(world: World, site: SiteNode, hub: HubNode) -> None:
     sent = [*forgeries(chance, victim, chance.choice(held)), victim.wire]
     frames = b"".join(wire.frame(wire.SEGMENT, data) for data in chance.sample(sent, 3))
     world.deliver(hub, Request("POST", "/v1/push", frames, site.tokens.get(hub.name, "")))
+
+
+def claim(world: World, site: SiteNode, hub: HubNode) -> None:
+    """Somebody claims that a site's key vouched for theirs; or who stole it has it vouch, after it was replaced."""
+    seed = world.chance.randbytes(32)
+    thief = signing.Key(seed).public
+    stolen = world.chance.choice([site.kept_key(), *site.had.values()]).key
+    vouch = rotation.vouch(stolen, thief, at=world.now)
+    keys = (*(bytes.fromhex(said.key) for said in stolen.vouched), stolen.public, thief)
+    if rights.owner(hub, keys) is not None:
+        vouch = msgspec.structs.replace(vouch, signature=signing.Key(seed).sign(b"trust me").hex())
+    start = segments.start("p/a", "evil", signing.Key(seed, (*stolen.vouched, vouch)), created=1, nonce=b"n" * 16)
+    frame = wire.frame(wire.SEGMENT, segments.to_wire(start))
+    world.deliver(hub, Request("POST", "/v1/push", frame, site.tokens.get(hub.name, "")))
 
 
 def forgeries(chance: random.Random, victim: Sealed, other: Sealed) -> list[bytes]:

@@ -4,9 +4,9 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cmf import collect, errors
+from cmf import collect, errors, signing
 from cmf.collect import Clock
 from cmf.errors import CmfError
 from cmf.hub.access import Access, console
@@ -43,6 +43,13 @@ class Running:
         self.synced = len(self.drafts)
 
 
+class KeptKey(NamedTuple):
+    """A key, and the bytes of the file that it is kept in."""
+
+    key: signing.Key
+    file: bytes
+
+
 class SiteNode:
     """A site: a folder, a disk with a database, processes that record, and a clock that may be wrong."""
 
@@ -59,6 +66,8 @@ class SiteNode:
         self.tokens: dict[str, str] = {}
         self.spoiled: set[str] = set()
         """The hubs of whose logs it keeps something that was damaged."""
+        self.had: dict[bytes, KeptKey] = {}
+        """The keys it had before, by what is public of them."""
         (folder / "journal").mkdir(parents=True, exist_ok=True)
         self.open()
 
@@ -82,8 +91,19 @@ class SiteNode:
 
     @property
     def key(self) -> bytes:
+        return self.keys[-1]
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Return its key, and before it those that it follows, the oldest first."""
+        key = self.kept_key().key
+        return (*(bytes.fromhex(said.key) for said in key.vouched), key.public)
+
+    def kept_key(self) -> "KeptKey":
+        """Return its key with the file that keeps it."""
         collect.site(self.folder)  # a copy gets keys of its own
-        return collect.writer_key(self.folder, UID).public
+        key = collect.writer_key(self.folder, UID)
+        return KeptKey(key, (self.folder / "keys" / str(UID)).read_bytes())
 
     def clock(self, now: int) -> Clock:
         return Clock(wall_us=max(1, now + self.skew), monotonic_s=now / 1e6)
@@ -122,6 +142,13 @@ class SiteNode:
         with open(process.path, "ab") as file:
             file.write(self.chance.choice((b"", b"\x20\0\0\0abc", b"\x05")))
         os.utime(process.path, (0, 0))
+
+    def rotate(self, now: int, *, alone: bool) -> None:
+        """Make another key, as `cmf key rotate` does."""
+        held = self.kept_key()
+        with self.store.still():
+            collect.rotate_key(self.folder, UID, now=self.clock(now).wall_us, alone=alone)
+        self.had[held.key.public] = held
 
     # ---- what befalls it ---------------------------------------------------------------------------------------------
 
@@ -172,6 +199,13 @@ class SiteNode:
         self.close()
         self.disk.restore(image)
         self.open()
+
+    def restore_key(self) -> None:
+        """Put the file of a key that it had before in the place of the present one."""
+        held = self.kept_key()
+        old = self.had.pop(self.chance.choice(sorted(self.had)))
+        self.had[held.key.public] = held
+        signing.replace_secret(self.folder / "keys" / str(UID), old.file)
 
     def clone(self, name: str, folder: Path) -> "SiteNode":
         """Copy the whole store elsewhere, as people do."""
@@ -245,6 +279,10 @@ class HubNode:
                 (prefix, peer),
             )
 
+    def revoke_key(self, key: bytes) -> None:
+        """Take nothing more that a key signs."""
+        Access(self.hub._dialect, lambda: self.now).revoke_key(console(), key)
+
     def revoke(self, site: SiteNode) -> None:
         """Take everything from a site's principal but its name."""
         with self.hub._dialect.write(durable=True) as connection:
@@ -257,3 +295,16 @@ class HubNode:
 def is_expected(error: CmfError) -> bool:
     """Tell whether an error is what faults cause: no way there, a full disk, or no right to it."""
     return isinstance(error, errors.UnreachableError | errors.DeniedError)
+
+
+Node = SiteNode | HubNode
+
+
+def store_of(node: Node) -> Any:
+    return node.store if isinstance(node, SiteNode) else node.hub.store
+
+
+def rows(node: Node, sql: str, *values: Any) -> list[Any]:
+    """Read a node's tables."""
+    with store_of(node)._sql.read() as connection:
+        return list(connection.execute(sql, values).fetchall())

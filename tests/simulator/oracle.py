@@ -5,7 +5,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,13 +18,12 @@ from cmf.model.log import EMPTY_ROOT
 from cmf.store.sql import SqlStore
 from tests.property.store_histories import Fact, reference, says_the_same
 from tests.reference_fold import Reference, redacts
-from tests.reference_fold import covers as lies_below
 from tests.simulator import seen
 from tests.simulator.bodies import Bodies, Copy, is_hidden
 from tests.simulator.network import Request
-from tests.simulator.nodes import HubNode, Running, SiteNode
+from tests.simulator.nodes import HubNode, Node, Running, SiteNode, rows
+from tests.simulator.rights import Sealed, covers, may_bring, may_write, readable
 
-Node = SiteNode | HubNode
 CHAINS = """
     SELECT count(*) FROM segment g LEFT JOIN segment b ON b.hash = g.prev AND b.s = g.s AND b.n = g.n - 1
     AND b.sparse = 0 WHERE g.n > 0 AND g.sparse = 0 AND b.g IS NULL"""
@@ -50,27 +48,10 @@ class ViolationError(Exception):
     """Something that must hold does not."""
 
 
-class Sealed(NamedTuple):
-    """A segment as its writer sealed it."""
-
-    stream: bytes
-    scope: str
-    site: str
-    writer: bytes
-    prev: bytes
-    ids: frozenset[bytes]
-    redacts: bool
-    wire: bytes
-
-
 def must(holds: object, what: str) -> None:
     """Raise `ViolationError` unless something holds."""
     if not holds:
         raise ViolationError(what)
-
-
-def covers(prefix: str, scope: str) -> bool:
-    return not prefix or lies_below(prefix, scope)
 
 
 def root_of(leaves: list[bytes]) -> bytes:
@@ -81,16 +62,6 @@ def root_of(leaves: list[bytes]) -> bytes:
         return hashlib.sha256(b"\0" + leaves[0]).digest()
     split = 1 << (len(leaves) - 1).bit_length() - 1
     return hashlib.sha256(b"\1" + root_of(leaves[:split]) + root_of(leaves[split:])).digest()
-
-
-def store_of(node: Node) -> Any:
-    return node.store if isinstance(node, SiteNode) else node.hub.store
-
-
-def rows(node: Node, sql: str, *values: Any) -> list[Any]:
-    """Read a node's tables."""
-    with store_of(node)._sql.read() as connection:
-        return list(connection.execute(sql, values).fetchall())
 
 
 def agrees(store: SqlStore, copies: Iterable[Copy]) -> None:
@@ -139,7 +110,7 @@ class Oracle:
         self.known[node.name] = set()
         if isinstance(node, SiteNode):
             self.branching.add(node.key)
-            have = self._facts(node)
+            have = self.facts(node)
             for path, facts in self.recorded[node.name].items():
                 if not path.exists():
                     facts.intersection_update(have)
@@ -177,9 +148,10 @@ class Oracle:
                 body = self.bodies.of(segment.body)
                 must(not body.gaps, f"{site.name} sealed less than it has")
                 start = self.sealed[segment.stream].site if segment.n else segment.fields.site  # type: ignore[union-attr]
+                keys = self.sealed[segment.stream].keys if segment.n else site.keys
                 prev = bytes.fromhex(getattr(segment.fields, "prev", ""))
                 ids, redacts = frozenset(body.present), bool(body.redacted)
-                self.sealed[segment.hash] = Sealed(segment.stream, scope, start, writer, prev, ids, redacts, data)
+                self.sealed[segment.hash] = Sealed(segment.stream, scope, start, keys, prev, ids, redacts, data)
 
     def _look_at_log(self, hub: HubNode, held: set[bytes]) -> None:
         entries = rows(hub, "SELECT position, hash FROM hub_entry ORDER BY position")
@@ -240,7 +212,8 @@ class Oracle:
                 gone = any(about == id_ and covers(by, scope) for by, about in redactions)
                 must(not gone, f"{node.name} shows the {kind} of a record that it knows to be redacted")
 
-    def _facts(self, node: Node) -> set[tuple[str, bytes]]:
+    def facts(self, node: Node) -> set[tuple[str, bytes]]:
+        """Return (scope, record) of all that a node carries, redacted or not."""
         found = {(scope, id_) for scope, id_ in rows(node, "SELECT scope, id FROM pending")}
         for hash_ in self.held[node.name]:
             sealed = self.sealed[hash_]
@@ -248,7 +221,7 @@ class Oracle:
         return found
 
     def _look_for_facts(self, site: SiteNode) -> None:
-        have = self._facts(site)
+        have = self.facts(site)
         # a power cut may take back what is still in a journal
         lost = {fact for fact in self.known[site.name] - have if fact[1] not in self.redacted}
         must(not lost or site.was_cut, f"{site.name} lost a record that it had committed")
@@ -268,7 +241,7 @@ class Oracle:
         log = self.logs[hub.name]
         if cursor.size > len(log) or root_of(log[: cursor.size]) != cursor.root:
             return  # the hub was restored: it will not believe this cursor
-        below = self.readable(hub, site.tokens.get(hub.name, ""))
+        below = readable(hub, site.tokens.get(hub.name, ""))
         view = View(scopes=view.scopes, sites=self.sites_called(hub, view.sites), below=below)
         if cursor.view != cursors.of(view):
             return
@@ -281,7 +254,7 @@ class Oracle:
 
     def look_at_pulled(self, site: SiteNode, hub: HubNode, view: View) -> None:
         """Check that a pull of a view, which went well, brought all of it that may be read."""
-        below = self.readable(hub, site.tokens.get(hub.name, ""))
+        below = readable(hub, site.tokens.get(hub.name, ""))
         if view.where:
             return self._look_at_found(site, hub, view, below)
         named = View(scopes=view.scopes, sites=self.sites_called(hub, view.sites), below=below)
@@ -299,7 +272,7 @@ class Oracle:
 
     def look_at_lineage(self, site: SiteNode, hub: HubNode, root: str, direction: str) -> None:
         """Check that all about what something came from, or what came of it, has come to who may read everything."""
-        if self.readable(hub, site.tokens.get(hub.name, "")) is None:
+        if readable(hub, site.tokens.get(hub.name, "")) is None:
             said = seen.told(self.copies(hub))
             self._look_about(site, hub, said, seen.met(said, root, direction) & said.executions.keys(), None)
 
@@ -307,7 +280,7 @@ class Oracle:
         self, site: SiteNode, hub: HubNode, said: Reference, executions: set[str], below: tuple[str, ...] | None
     ) -> None:
         readable = View(below=below)
-        have = self._facts(site)
+        have = self.facts(site)
         for scope, _ in seen.about(said, executions) - have:
             must(not readable.covers(scope), f"{site.name} lacks what {hub.name} holds about what it asked for")
 
@@ -316,35 +289,7 @@ class Oracle:
         said = rows(hub, "SELECT s.site, g.body FROM segment g JOIN stream s ON s.s = g.s")
         return tuple(sorted({*names, *(site for site, body in said if self.bodies.of(body).names & {*names})}))
 
-    # ---- who may what ------------------------------------------------------------------------------------------------
-
-    def roles(self, hub: HubNode, token: str) -> tuple[int, list[tuple[str, str]]]:
-        """Return whose token this is, and their (prefix, role), from the tables as they are."""
-        found = rows(hub, "SELECT p FROM hub_token WHERE hash = ?", hashlib.sha256(token.encode()).digest())
-        principal = found[0][0] if found else 0
-        return principal, rows(hub, "SELECT prefix, role FROM hub_role WHERE p = ?", principal)
-
-    def readable(self, hub: HubNode, token: str) -> tuple[str, ...] | None:
-        prefixes = tuple(sorted({prefix for prefix, _ in self.roles(hub, token)[1]}))
-        return None if "" in prefixes else prefixes
-
-    def may_bring(self, hub: HubNode, token: str, sealed: Sealed) -> bool:
-        """Tell whether a hub may take a segment from whoever holds this token."""
-        principal, held = self.roles(hub, token)
-        roles = {role for prefix, role in held if covers(prefix, sealed.scope)}
-        owner = rows(hub, "SELECT p FROM hub_key WHERE key = ?", sealed.writer)
-        if not owner:
-            return "peer" in roles and (not sealed.redacts or "redact" in roles)
-        return self.may_write(hub, sealed) and (owner[0][0] == principal or bool(roles & {"relay", "peer", "admin"}))
-
-    def may_write(self, hub: HubNode, sealed: Sealed) -> bool:
-        """Tell whether a hub may take a segment for its writer's sake: one that it knows may write there."""
-        owner = rows(hub, "SELECT p FROM hub_key WHERE key = ?", sealed.writer)
-        if not owner:
-            return not sealed.redacts
-        owned = rows(hub, "SELECT prefix, role FROM hub_role WHERE p = ?", owner[0][0])
-        held = {role for prefix, role in owned if covers(prefix, sealed.scope)}
-        return "admin" in held or held >= {"write", *(("redact",) if sealed.redacts else ())}
+    # ---- who lacks what ----------------------------------------------------------------------------------------------
 
     def all_of(self, hub: HubNode, hash_: bytes, allowed: Callable[[Sealed], bool]) -> bool:
         """Tell whether a hub may take a segment and all those before it that it lacks."""
@@ -354,11 +299,18 @@ class Oracle:
             hash_ = self.sealed[hash_].prev
         return True
 
+    def first_lacking(self, hub: HubNode, hash_: bytes) -> Sealed:
+        """Return the first segment that a hub lacks of those up to one that it lacks."""
+        sealed = self.sealed[hash_]
+        while sealed.prev and sealed.prev not in self.held[hub.name]:
+            sealed = self.sealed[sealed.prev]
+        return sealed
+
     def agree(self, one: HubNode, other: HubNode) -> None:
         """Check that two hubs, which have just synced without a fault, hold the same, but for what one may not take."""
         for holder, lacking in ((one, other), (other, one)):
             for hash_ in self.held[holder.name] - self.held[lacking.name]:
-                allowed = self.all_of(lacking, hash_, lambda sealed, to=lacking: self.may_write(to, sealed))  # type: ignore[misc]
+                allowed = self.all_of(lacking, hash_, lambda sealed, to=lacking: may_write(to, sealed))  # type: ignore[misc]
                 must(not allowed, f"{lacking.name} lacks what {holder.name} holds, which syncs with it")
 
     def watch(self, hub: HubNode, request: Request, data: bytes) -> None:
@@ -376,11 +328,11 @@ class Oracle:
                     self._register(self.sealing)
                 must(hash_ in self.sealed, f"{hub.name} took in a segment that nobody sealed")
                 if admission.outcome == "new":
-                    allowed = self.may_bring(hub, request.token, self.sealed[hash_])
+                    allowed = may_bring(hub, request.token, self.sealed[hash_])
                     must(allowed, f"{hub.name} took in what its sender may not bring")
                 self.acknowledged[hub.name].add(hash_)
         elif path in ("/v1/pull", "/v1/get"):
-            below = self.readable(hub, request.token)
+            below = readable(hub, request.token)
             view = View(below=below)
             for tag, frame in wire.frames(data):
                 if tag == wire.SEGMENT:

@@ -17,9 +17,11 @@ from cmf.model.exchange import View
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer
-from tests.simulator import commands, mischief
+from tests.simulator import commands, mischief, rights
 from tests.simulator.bodies import Copy, is_hidden
-from tests.simulator.oracle import Node, agrees, covers, must, rows, store_of
+from tests.simulator.nodes import HubNode, Node, SiteNode, rows, store_of
+from tests.simulator.oracle import agrees, must
+from tests.simulator.rights import covers
 from tests.simulator.world import NO_BLOW, PART_READ, Blow, World, world
 
 STEPS = 45
@@ -61,10 +63,13 @@ def simulate(seed: int) -> Counter[str]:
     dice = random.Random(f"weather {seed}")
     weights = ALWAYS | {move: weight * dice.choice((0, 0, 1, 1, 4)) for move, weight in SOMETIMES.items()}
     federates = random.Random(f"hubs {seed}").random() < 0.5
+    rotates = random.Random(f"keys {seed}").random() < 0.3
     with world(seed, fault=dice.choice((0.0, 0.05, 0.3))) as made:
         made.build(sites=dice.choice((2, 3, 3)), hubs=dice.choice((1, 2)), federate=federates)
         if made.befriended:
             weights |= {"federate": 8.0, "peers": dice.choice((0.0, 2.0))}
+        if rotates:
+            weights |= {"rotate": 6.0, "revoke key": dice.choice((0.0, 2.0)), "claim": 4.0}
         for _ in range(STEPS):
             move = made.chance.choices(list(weights), list(weights.values()))[0]
             taken[move] += 1
@@ -107,6 +112,18 @@ def step(made: World, move: str) -> None:
             commands.unpack(made, site, blow=blow)
         case "rebuild":
             commands.rebuild(made, chance.choice((site, hub)))
+        case "rotate":
+            commands.rotate(made, site, alone=chance.random() < 0.2)
+        case "federate":
+            made.federate(*chance.choice(made.befriended), blow=blow)
+        case _:
+            befall(made, move, site, hub)
+
+
+def befall(made: World, move: str, site: SiteNode, hub: HubNode) -> None:
+    """Let something befall a site or a hub."""
+    chance = made.chance
+    match move:
         case "kill":
             made.restart(site, power=chance.random() < 0.7)
             made.look()
@@ -137,14 +154,18 @@ def step(made: World, move: str) -> None:
             mischief.damage(made, site)
         case "spoil":
             chance.choice((mischief.spoil, mischief.spoil_tile))(made, site, hub)
+        case "revoke key":
+            made.revoke_key(site, hub)
+        case "claim":
+            mischief.claim(made, site, hub)
         case "revoke":
             made.revoke(site, hub)
-        case "federate":
-            made.federate(*chance.choice(made.befriended), blow=blow)
         case "admit":
             made.admit(site, hub, whole=chance.random() < 0.7, redacts=chance.random() < 0.3)
         case "peers":
             made.change_peers(*chance.choice(made.befriended), chance.choice(("", "p", "q")))
+        case _:
+            raise AssertionError(move)
 
 
 def heal(made: World) -> None:
@@ -160,8 +181,10 @@ def heal(made: World) -> None:
         site.spoiled.clear()
         for process in [*site.running]:
             site.end(process)
+        if any(rights.owner(hub, site.keys) is None for hub in made.hubs):
+            commands.rotate(made, site, alone=True)
         for hub in made.hubs:
-            if not made.oracle.roles(hub, site.tokens.get(hub.name, ""))[1]:
+            if rights.is_strange(hub, site):
                 hub.enrol(site, *PART_READ)
             with contextlib.suppress(CmfError):
                 witness.trust(site.store, made.client(site, hub))
@@ -185,14 +208,16 @@ def judge(made: World) -> None:
     for hub in made.hubs:
         for site in made.sites:
             for hash_ in oracle.held[site.name] - oracle.held[hub.name]:
-                is_his = oracle.sealed[hash_].writer == site.key or site is made.sites[0]
+                writer = oracle.sealed[hash_].writer
+                is_his = writer == site.key or (site is made.sites[0] and writer not in site.had)
                 token = site.tokens[hub.name]
-                allowed = oracle.all_of(hub, hash_, lambda one, at=hub, by=token: oracle.may_bring(at, by, one))  # type: ignore[misc]
+                allowed = oracle.all_of(hub, hash_, lambda one, at=hub, by=token: rights.may_bring(at, by, one))  # type: ignore[misc]
                 must(not (is_his and allowed), f"{hub.name} lacks what {site.name} may send")
-            below = oracle.readable(hub, site.tokens[hub.name])
+            below = rights.readable(hub, site.tokens[hub.name])
             for hash_ in oracle.held[hub.name] - oracle.held[site.name]:
                 scope = oracle.sealed[hash_].scope
                 must(not View(below=below).covers(scope), f"{site.name} lacks what it may read at {hub.name}")
+        _judge_keys(made, site)
     _judge_sync(made)
     _judge_forks(made)
     _judge_facts(made)
@@ -203,6 +228,25 @@ def judge(made: World) -> None:
         must(not found, f"{site.name} finds something wrong with what it holds: {found}")
 
 
+def _judge_keys(made: World, site: SiteNode) -> None:
+    """Look for what a site signed with earlier keys: what a hub does not take of it, it has from the present one."""
+    oracle = made.oracle
+    for hub in made.hubs:
+        principal, _ = rights.roles(hub, site.tokens[hub.name])
+        lacking = oracle.held[site.name] - oracle.held[hub.name]
+        stopped = {oracle.sealed[hash_].scope for hash_ in lacking if oracle.sealed[hash_].writer == site.key}
+        have = oracle.facts(hub)
+        for hash_ in lacking:
+            sealed, first = oracle.sealed[hash_], oracle.first_lacking(hub, hash_)
+            if sealed.writer not in site.had or sealed.scope in stopped or not rights.holds(hub, principal, sealed):
+                continue
+            by = rights.owner(hub, first.keys)
+            if by and not rights.holds(hub, by, first):
+                continue  # it is refused for what its owner may not, which is said at each push
+            lost = {(sealed.scope, id_) for id_ in sealed.ids - oracle.redacted} - have
+            must(not lost, f"{hub.name} has nothing of what {site.name} signed with a key that it had before")
+
+
 def _judge_sync(made: World) -> None:
     """Once more moves nothing, and costs a few small requests."""
     for site in made.sites:
@@ -211,7 +255,10 @@ def _judge_sync(made: World) -> None:
             requests, size = made.weather.requests, made.weather.bytes
             commands.push(made, site, hub)
             commands.pull(made, site, hub)
-            must(made.weather.requests - requests <= 6, f"{site.name} asked {made.weather.requests - requests} times")
+            own = (made.oracle.sealed[hash_] for hash_ in before[site.name] - before[hub.name])
+            refused = sum(sealed.writer == site.key for sealed in own)  # which is tried again, and said again
+            asked = made.weather.requests - requests
+            must(asked <= 6 + refused, f"{site.name} asked {asked} times")
             must(made.weather.bytes - size < 60_000, f"{made.weather.bytes - size} bytes moved for nothing")
             after = {node.name: made.oracle.held[node.name] for node in made.nodes}
             must(after == before, f"{site.name} and {hub.name} go on and on")
@@ -259,7 +306,7 @@ def _judge_objects(made: World) -> None:
             for site in made.sites:
                 writes = any(
                     role == "write" and covers(prefix, scope)
-                    for prefix, role in made.oracle.roles(hub, site.tokens[hub.name])[1]
+                    for prefix, role in rights.roles(hub, site.tokens[hub.name])[1]
                 )
                 names = rows(site, "SELECT count(*) FROM stream WHERE own = 1 AND scope = ?", scope) != [(0,)]
                 has = not site.objects.absent([digests.object_of(digest)])

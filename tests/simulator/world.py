@@ -25,8 +25,8 @@ from cmf.model import wire
 from cmf.worktree import machine
 from tests.simulator.disk import Crash, Database, Disk
 from tests.simulator.network import Client, Request, Weather
-from tests.simulator.nodes import HubNode, SiteNode
-from tests.simulator.oracle import Node, Oracle, must
+from tests.simulator.nodes import HubNode, Node, SiteNode
+from tests.simulator.oracle import Oracle, must
 
 FULL_READ = ("", "write")
 PART_READ = ("p", "write")
@@ -177,6 +177,8 @@ class World:
         if kept := [node for node in nodes if node.backups]:
             node = self.chance.choice(kept)
             node.restore(self.chance.choice(node.backups))
+            if isinstance(node, SiteNode) and node.had and self.chance.random() < 0.5:
+                node.restore_key()
             self.oracle.forgive(node)
 
     def clone(self, site: SiteNode) -> None:
@@ -235,13 +237,21 @@ class World:
         hub.revoke(site)
         self.look()
 
+    def revoke_key(self, site: SiteNode, hub: HubNode) -> None:
+        """Have a hub take nothing more that a key of a site signs: most often one that it had before."""
+        key = self.chance.choice([*sorted(site.had)] * 3 + [site.key])
+        if not hub.disk.is_full:
+            hub.revoke_key(key)
+        self.look()
+
     def admit(self, site: SiteNode, hub: HubNode, *, whole: bool, redacts: bool = False) -> None:
         """Give a site access (again), to everything or to a part; perhaps to redact there, too."""
         if not hub.disk.is_full:
             prefix, role = FULL_READ if whole else PART_READ
-            hub.enrol(site, prefix, role)
-            if redacts:
-                hub.enrol(site, prefix, "redact")
+            with contextlib.suppress(DeniedError):  # its key was revoked
+                hub.enrol(site, prefix, role)
+                if redacts:
+                    hub.enrol(site, prefix, "redact")
         self.look()
 
     def change_peers(self, hub: HubNode, other: HubNode, prefix: str) -> None:
