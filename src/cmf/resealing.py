@@ -1,12 +1,12 @@
 """What a hub does not take of a key that its user had before: sealed again with the present one, under the same ids.
 
-The old segments stay: another hub may hold them or take them. Which streams a hub is not offered any more is noted, and
-only saves asking: without the note they are refused again, and nothing is left to be sealed.
+The old segments stay: another hub may hold them or take them. Which streams a hub is not offered any more is noted,
+with where they ended, and only saves asking: without the note they are refused again, and nothing is left to seal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -30,22 +30,33 @@ def left(store: SqlStore, key: bytes, refused: Sequence[Admission]) -> dict[byte
 
 def note(store: SqlStore, url: str, streams: Mapping[bytes, int]) -> None:
     """Note that a hub is not offered some streams any more. Only once what they hold is sealed again."""
-    noted = sorted({*_noted(store, url), *(stream.hex() for stream in streams)})
-    store.set_meta(_place(url), msgspec.json.encode(noted).decode())
+    noted = _noted(store, url) | _ends(store, streams)
+    store.set_meta(_place(url), msgspec.json.encode(noted, order="sorted").decode())
 
 
 def without(store: SqlStore, url: str, view: View) -> View:
-    """Return a view without the streams that a hub is not offered any more."""
-    noted = set(_noted(store, url))
+    """Return a view without the streams that a hub is not offered any more.
+
+    One that has grown since is offered: the file of its key is back from a backup, and the key signed more.
+    """
+    noted = _noted(store, url)
     if not noted:
         return view
-    offered = frozenset(bytes(one["stream"]) for one in store.streams() if bytes(one["stream"]).hex() not in noted)
-    return msgspec.structs.replace(view, streams=offered)
+    ends = _ends(store, [bytes.fromhex(stream) for stream in noted])
+    streams = {bytes(one["stream"]).hex() for one in store.streams()}
+    offered = (stream for stream in streams if stream not in noted or ends.get(stream) != noted[stream])
+    return msgspec.structs.replace(view, streams=frozenset(map(bytes.fromhex, offered)))
 
 
-def _noted(store: SqlStore, url: str) -> list[str]:
-    return msgspec.json.decode(store.meta(_place(url)) or "[]", type=list[str])
+def _ends(store: SqlStore, streams: Iterable[bytes]) -> dict[str, list[str]]:
+    """Return the hashes of the last segments of some streams."""
+    found = store.heads(View(streams=frozenset(streams)))
+    return {stream.hex(): sorted(head.hash.hex() for head in heads) for stream, heads in found.items()}
+
+
+def _noted(store: SqlStore, url: str) -> dict[str, list[str]]:
+    return msgspec.json.decode(store.meta(_place(url)) or "{}", type=dict[str, list[str]])
 
 
 def _place(url: str) -> str:
-    return f"resealed {url}"
+    return f"not offered {url}"
