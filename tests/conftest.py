@@ -99,6 +99,17 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def azure() -> Iterator[str]:
+    """Run one emulator of Azure's blobs for all tests of a process; those that ask for it share an xdist group."""
+    from tests import azurite
+
+    if azurite.program() is None:
+        pytest.skip("needs azurite (npm install --global azurite)")
+    with azurite.running() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def sshd() -> Iterator[Sshd]:
     """Run one sshd for all tests of a process; those that ask for it share an xdist group. CI requires it."""
     from tests import sshd

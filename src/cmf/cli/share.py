@@ -42,14 +42,15 @@ def remote_add(name: str, url: str, invite: str, *, token: bool) -> None:
     A hub on this machine that you started yourself needs no code. A folder, by its path or as ssh://HOST/PATH, or a
     bucket (s3://NAME/PREFIX) is a remote that holds only data: 'cmf push NAME' copies it there.
     """
-    from cmf.remote.data import UNTESTED
+    from cmf.remote.data import TESTED
 
     with _here() as here:
         _join(here, name, url, invite)
         if token:
             here.remotes.hub(name).keep(_asked_for("Token"))
-        if url.startswith(UNTESTED):
-            click.echo(f"{url.partition(':')[0]}:// is offered, but untested with cmf: keep another copy.", err=True)
+        for kind, tested in TESTED.items():
+            if url.startswith(kind):
+                click.echo(f"{kind} is offered, but {tested}: keep another copy.", err=True)
         click.echo(f"Remote {name} is {url}. Next: cmf push {name}")
 
 

@@ -59,7 +59,8 @@ class CloudBucket:
         self.url = url
         self._seconds = seconds
         self._from_url = from_url
-        self._options = dict(options)
+        # An endpoint that is not the cloud's own is one of S3, as AWS_ENDPOINT_URL is.
+        self._options = {name: value for name, value in options.items() if name != "endpoint" or url.startswith("s3:")}
         self._store = self._opened(REQUEST_SECONDS)
 
     def _opened(self, request_s: float) -> ObjectStore:
@@ -68,7 +69,7 @@ class CloudBucket:
                 self.url,
                 config=self._options,
                 client_options={
-                    "allow_http": self._options.get("endpoint", "").startswith("http://"),
+                    "allow_http": any(value.startswith("http://") for value in self._options.values()),
                     "connect_timeout": f"{min(self._seconds, 10):g}s",
                     "timeout": f"{request_s:g}s",
                 },
