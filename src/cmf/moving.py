@@ -180,7 +180,7 @@ def _small(
     for small in objects.smalls(wanted, wire.SMALL_BYTES):
         moved.stayed -= 1
         if not small.large:
-            yield small._replace(folder=folder)
+            yield wire.Small(small.digest, small.data, folder) if folder else small
             continue
         try:
             source = objects.open(small.digest)

@@ -23,7 +23,7 @@ from cmf.store.index import SqlIndex
 from cmf.store.whereabouts import SqlWhereabouts
 
 HERE = "here"
-NOTED_AT_ONCE = 1000
+NOTED_AT_ONCE = 10_000
 
 
 class Watched:

@@ -34,8 +34,8 @@ from cmf.objects.source import Source, Taken, changing, disk_error, read_error
 SMALL_BYTES = OBJECT_BYTES_MAX
 """An object up to this size goes into a pack."""
 
-SMALLS_AT_ONCE = 1000
-"""So many objects are looked for at once."""
+SMALLS_AT_ONCE = 8192
+"""So many objects are looked for at once: a pack's index is read once for them."""
 
 TEMPORARY, PACKS = "tmp", "packs"
 _DRAFT = re.compile(r"[0-9]+-[0-9a-f]{16}|[0-9a-f]{64}\.part")
