@@ -45,6 +45,7 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS file (folder BLOB NOT NULL, name BLOB NOT NULL, version BLOB NOT NULL, "
     "digest BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID"
 )
+_LATEST_NS = 2**63 - 1
 _NAMES = sys.getfilesystemencoding()
 _ALL = "SELECT name, version, digest, crc FROM file WHERE folder = ?"
 _ONE = _ALL + " AND name = ?"
@@ -231,19 +232,17 @@ def _forget_unwritten(connection: sqlite3.Connection) -> None:
     if digest == fresh.digest:
         return
     until = _changed(packed) - WRITTEN_NS if packed else 0
-    lost = [
-        row[:2]
-        for row in connection.execute("SELECT folder, name, version FROM file")
-        if len(row[2] or b"") != _VERSION.size or _changed(row[2]) > until
-    ]
+    connection.create_function("changed", 1, _changed, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(_DELETE, lost)
+    connection.execute("DELETE FROM file WHERE changed(version) > ?", (until,))
     connection.execute(_PUT, _row(fresh))
     connection.execute("COMMIT")
 
 
-def _changed(packed: bytes) -> int:
-    """Return when a file was last changed, by its version: wall time in ns."""
+def _changed(packed: object) -> int:
+    """Return when a file was last changed, by its version: wall time in ns; the last there is if that is damaged."""
+    if not isinstance(packed, bytes) or len(packed) != _VERSION.size:
+        return _LATEST_NS
     _, _, mtime, ctime = _VERSION.unpack(packed)
     return int(max(mtime, ctime))
 
