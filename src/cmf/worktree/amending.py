@@ -13,10 +13,14 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from cmf.errors import ConflictError
-from cmf.objects import ObjectStore, manifest
+from cmf.objects import manifest
+from cmf.objects.local import LocalObjects
 from cmf.objects.source import changing, disk_error, measure
 from cmf.worktree import placing
 from cmf.worktree.memory import is_settled
+
+AT_ONCE = 10_000
+"""So many new files are looked for at once."""
 
 Change = tuple[manifest.Entry | None, manifest.Entry | None]
 """A file as it was and as it should be; None where it is not."""
@@ -27,7 +31,7 @@ def place_of(top: str, entry: manifest.Entry) -> str:
     return os.path.join(top, os.fsdecode(manifest.raw_path(entry.path)))
 
 
-def amend(objects: ObjectStore, top: str, changes: Sequence[Change], *, seen_ns: int) -> int:
+def amend(objects: LocalObjects, top: str, changes: Sequence[Change], *, seen_ns: int) -> int:
     """Change the files of a folder in which no link is; return the size in bytes of what was written.
 
     ``seen_ns`` is the wall time before the folder was looked at: a file that was changed since, or that came since, is
@@ -36,12 +40,14 @@ def amend(objects: ObjectStore, top: str, changes: Sequence[Change], *, seen_ns:
     """
     try:
         with _stage(top) as stage:
-            placing.check_room(stage, sum(now.size for _, now in changes if now is not None))
-            size = 0
-            for number, (_, now) in enumerate(changes):
-                if now is not None:
-                    fresh = os.path.join(stage, str(number))
-                    size += placing.write_file(objects, now.digest, fresh, executable=now.executable, size=now.size)
+            fresh = [
+                (now, os.path.join(stage, str(number))) for number, (_, now) in enumerate(changes) if now is not None
+            ]
+            size = sum(now.size for now, _ in fresh)
+            placing.check_room(stage, size)
+            for start in range(0, len(fresh), AT_ONCE):
+                entries, paths = zip(*fresh[start : start + AT_ONCE], strict=True)
+                placing.write_files(objects, entries, paths)
             _remove(top, [was for was, now in changes if was is not None and now is None], seen_ns)
             for number, (was, now) in enumerate(changes):
                 if now is not None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from cmf.errors import ConflictError, CorruptError, NotFoundError, UnreachableError
@@ -124,17 +125,22 @@ def _write_folder(objects: LocalObjects, digest: str, folder: str) -> int:
     os.mkdir(folder)
     made = {folder}
     for page in manifest.pages(objects, held):
-        for entry, data in zip(page, objects.read_all([entry.digest for entry in page]), strict=True):
-            # The folder is new and ours, and no link is ever made in it: a path that a page holds stays below it.
-            path = f"{folder}/{os.fsdecode(manifest.raw_path(entry.path))}"
-            parent = path.rpartition("/")[0]
-            if parent not in made:
-                _make_folders(parent, made)
-            if data is None or len(data) != entry.size or digests.file_digest(data) != entry.digest:
-                write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
-            else:
-                _write_bytes(data, path, executable=entry.executable)
+        # The folder is new and ours, and no link is ever made in it: a path that a page holds stays below it.
+        paths = [f"{folder}/{os.fsdecode(manifest.raw_path(entry.path))}" for entry in page]
+        for parent in dict.fromkeys(path.rpartition("/")[0] for path in paths):
+            _make_folders(parent, made)
+        write_files(objects, page, paths)
     return size
+
+
+def write_files(objects: LocalObjects, entries: Sequence[manifest.Entry], paths: Sequence[str]) -> None:
+    """Write some files of a folder into new files, verified; the small ones are read together."""
+    every = objects.read_all([entry.digest for entry in entries])
+    for entry, path, data in zip(entries, paths, every, strict=True):
+        if data is None or len(data) != entry.size or digests.file_digest(data) != entry.digest:
+            write_file(objects, entry.digest, path, executable=entry.executable, size=entry.size)
+        else:
+            _write_bytes(data, path, executable=entry.executable)
 
 
 def _write_bytes(data: bytes, path: str, *, executable: bool) -> None:
