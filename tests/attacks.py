@@ -2,53 +2,16 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import urllib3
-
-from cmf.hub import serve as serving
-from cmf.remote import HubClient
-from tests.histories import Writer
-from tests.hubs import HubProcess, until
+from tests.hubs import HubProcess, Raw, until
 
 MEMORY_MAX = 96 << 20
 """How much more memory a hub may hold after an attack than before it: a few bodies, and what Python keeps of them."""
 FILES_MAX = 16
-
-
-class Raw:
-    """Requests made by hand."""
-
-    def __init__(self, hub: HubProcess, token: str) -> None:
-        self._pool = urllib3.PoolManager(retries=False)
-        self._url = hub.url
-        self._token = token
-
-    def __call__(
-        self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, Any]:
-        """Return the status and the answer, decoded if it is JSON."""
-        sent = {"authorization": f"Bearer {self._token}"} if self._token else {}
-        answer = self._pool.request(
-            method, self._url + path, body=body, headers={**sent, **(headers or {})}, redirect=False
-        )
-        try:
-            return answer.status, json.loads(answer.data)
-        except ValueError:
-            return answer.status, answer.data
-
-
-def joined(hub: HubProcess, folder: Path, writer: Writer, *, scope: str, role: str = "write") -> HubClient:
-    """Return a client that joined with an invite, enrolled with the writer's key."""
-    code = serving.invite(hub.folder, scope=scope, role=role, expires_s=600, name=writer.name)
-    client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / writer.name)
-    client.enrol(code, writer.key, writer.name)
-    return client
 
 
 def holdings(hub: HubProcess) -> dict[str, str]:

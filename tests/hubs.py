@@ -1,6 +1,7 @@
 """A real hub process on a free port of this machine, started and stopped by the tests."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import urllib3
 
+from cmf.hub import serve as serving
 from cmf.remote import HubClient, LocalHub
+from tests.histories import Writer
 
 
 class HubProcess:
@@ -116,3 +121,34 @@ def until(holds: Callable[[], bool], *, seconds: float = 60) -> None:
     while not holds():
         assert time.monotonic() < ends, "it did not come true in time"
         time.sleep(0.05)
+
+
+class Raw:
+    """Requests made by hand."""
+
+    def __init__(self, hub: HubProcess, token: str | None = None) -> None:
+        """Speak with a token; as the hub's own user if none is given."""
+        self._pool = urllib3.PoolManager(retries=False)
+        self._url = hub.url
+        self._token = hub.token if token is None else token
+
+    def __call__(
+        self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Return the status and the answer, decoded if it is JSON."""
+        sent = {"authorization": f"Bearer {self._token}"} if self._token else {}
+        answer = self._pool.request(
+            method, self._url + path, body=body, headers={**sent, **(headers or {})}, redirect=False
+        )
+        try:
+            return answer.status, json.loads(answer.data)
+        except ValueError:
+            return answer.status, answer.data
+
+
+def joined(hub: HubProcess, folder: Path, writer: Writer, *, scope: str, role: str = "write") -> HubClient:
+    """Return a client that joined with an invite, enrolled with the writer's key."""
+    code = serving.invite(hub.folder, database=hub.database, scope=scope, role=role, expires_s=600, name=writer.name)
+    client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / writer.name)
+    client.enrol(code, writer.key, writer.name)
+    return client

@@ -20,9 +20,9 @@ from cmf.model import wire
 from cmf.model.exchange import View
 from cmf.objects import manifest
 from cmf.transfer import LocalPeer, transfer
-from tests.attacks import Raw, joined, unharmed
+from tests.attacks import unharmed
 from tests.histories import Writer
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess, Raw, joined, running
 
 SECRET = b"canary-7f3a"
 """What the victim's records and bytes hold, and nobody else's."""

@@ -23,9 +23,9 @@ from cmf.model.exchange import Admission, View
 from cmf.model.segment import Segment
 from cmf.model.zstd import compress
 from cmf.transfer import LocalPeer, transfer
-from tests.attacks import MEMORY_MAX, Raw, disk, joined, memory, unharmed
+from tests.attacks import MEMORY_MAX, disk, memory, unharmed
 from tests.histories import Writer, execution_id
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess, Raw, joined, running
 
 BOMB_BYTES = 512 << 20
 MANY_STREAMS = wire.STREAMS_PAGE + 200

@@ -9,8 +9,7 @@ from cmf.errors import UnreachableError
 from cmf.model.exchange import View
 from cmf.transfer import LocalPeer, transfer
 from tests.histories import Writer
-from tests.hubs import running, until
-from tests.unit.hub.test_api import Raw, joined
+from tests.hubs import Raw, joined, running, until
 
 
 def test_who_waits_in_vain_while_the_hub_ends_is_told_to_come_again(tmp_path: Path) -> None:

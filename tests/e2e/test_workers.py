@@ -23,8 +23,7 @@ from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
 from tests import databases
 from tests.histories import Writer
-from tests.hubs import HubProcess, running
-from tests.unit.hub.test_api import joined
+from tests.hubs import HubProcess, joined, running
 
 pytestmark = pytest.mark.xdist_group("postgres")
 WAIT_SECONDS = 60.0

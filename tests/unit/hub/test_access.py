@@ -18,8 +18,7 @@ from cmf.signing import Key
 from cmf.transfer import LocalPeer, transfer
 from tests import databases
 from tests.histories import Writer, chain
-from tests.hubs import HubProcess, running
-from tests.unit.hub.test_api import joined
+from tests.hubs import HubProcess, joined, running
 
 pytestmark = pytest.mark.xdist_group("postgres")
 DAY_S = 86_400

@@ -24,7 +24,7 @@ from cmf.store.sqlite import Sqlite
 from cmf.transfer import LocalPeer, transfer
 from tests import databases
 from tests.histories import Writer, chain
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess, Raw, joined, running
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
@@ -35,34 +35,6 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     database = databases.another(request.getfixturevalue("database")) if request.param == "postgres" else ""
     with running(folder / "hub", folder / "state", database=database) as process:
         yield process
-
-
-class Raw:
-    """Requests made by hand."""
-
-    def __init__(self, hub: HubProcess, token: str | None = None) -> None:
-        self._pool = urllib3.PoolManager(retries=False)
-        self._url = hub.url
-        self._token = hub.token if token is None else token
-
-    def __call__(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, Any]:
-        sent = {"authorization": f"Bearer {self._token}"} if self._token else {}
-        answer = self._pool.request(method, self._url + path, body=body, headers={**sent, **(headers or {})})
-        self._pool.clear()
-        try:
-            return answer.status, json.loads(answer.data)
-        except ValueError:
-            return answer.status, answer.data
-
-
-def joined(hub: HubProcess, folder: Path, writer: Writer, *, scope: str, role: str) -> HubClient:
-    """Return a client that joined with an invite, enrolled with the writer's key."""
-    code = serving.invite(hub.folder, database=hub.database, scope=scope, role=role, expires_s=600, name=writer.name)
-    client = HubClient(hub.url, state_home=folder / "no-state", keys=folder / writer.name)
-    client.enrol(code, writer.key, writer.name)
-    return client
 
 
 def test_anybody_may_ask_who_the_hub_is_and_nothing_else(hub: HubProcess) -> None:

@@ -11,9 +11,8 @@ from cmf.model.exchange import View
 from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
 from tests.histories import Writer, chain
-from tests.hubs import HubProcess
+from tests.hubs import HubProcess, joined
 from tests.unit.hub.test_access import Asking, hub, role, who
-from tests.unit.hub.test_api import joined
 
 __all__ = ["hub"]
 pytestmark = pytest.mark.xdist_group("postgres")
