@@ -38,7 +38,7 @@ READ_BYTES = 1 << 20
 GATHERED_BYTES_MAX = 256 << 10
 """Pushes up to this size are admitted together with others, up to this size in all."""
 BULK = "application/octet-stream"
-LOOK_SECONDS, LOOKS_MIN, LOOKS = 0.25, 8, 260
+LOOK_SECONDS, LOOKS_MIN, LOOKS = 0.25, 20, 260
 """How often it is looked whether a request still writes to a part: longer than a silent client is waited for."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names that a request to a loopback hub may give as its host: a web page elsewhere can point any other name here."""

@@ -120,7 +120,8 @@ class Parts:
 
     def leave(self, path: str, part: Part, found: _Hash) -> None:
         """End the writing to a part: it stays, if there is room for it."""
-        self._note(path, part, found)
+        if part.stat().st_size:
+            self._note(path, part, found)
         part.__exit__(None, None, None)
         self._bound()
 
@@ -208,7 +209,10 @@ class Parts:
 
 
 class Incoming:
-    """An object's bytes as they come. In memory while they are few, then in a part; to be ended by `close`."""
+    """An object's bytes as they come. In memory while they are few, then in a part; to be ended by `close`.
+
+    Its calls wait for each other: a request may be given up while a thread still writes what came last.
+    """
 
     def __init__(
         self,
@@ -226,7 +230,8 @@ class Incoming:
         self._hash = found or hashlib.sha256()
         self._size = size
         self._first = bytearray()
-        self._is_settled = False
+        self._is_settled = self._is_closed = False
+        self._lock = threading.Lock()
         self._flight: Flight | None = None
         self._writing = contextlib.ExitStack()
         self._writing.enter_context(parts.writing(path))
@@ -250,22 +255,28 @@ class Incoming:
 
         `ConflictError` of kind ``quota`` if they are too many.
         """
-        if self._flight is not None:
-            self._flight.take(len(data))
-        self._hash.update(data)
-        self._size += len(data)
-        try:
-            if self._file is not None:
-                self._file.write(data)
+        with self._lock:
+            if self._is_closed:
                 return
-            self._first += data
-            if len(self._first) >= RESUMED_BYTES_MIN:
-                self._file = self._parts.make(self._path)
-                self._file.write(bytes(self._first))
-                self._first.clear()
-        except CmfError:
-            self.discard()
-            raise
+            if self._flight is not None:
+                self._flight.take(len(data))
+            self._hash.update(data)
+            self._size += len(data)
+            try:
+                self._append(data)
+            except CmfError:
+                self.discard()
+                raise
+
+    def _append(self, data: bytes) -> None:
+        if self._file is not None:
+            self._file.write(data)
+            return
+        self._first += data
+        if len(self._first) >= RESUMED_BYTES_MIN:
+            self._file = self._parts.make(self._path)
+            self._file.write(bytes(self._first))
+            self._first.clear()
 
     def whole(self, bytes_max: int) -> bytes:
         """Return all that came, verified; `UsageError` of kind ``limit`` if that is more."""
@@ -276,17 +287,18 @@ class Incoming:
 
     def settle(self, objects: HubObjects) -> int:
         """Make what came an object and return its size; `CorruptError`, and nothing stays, if it has another hash."""
-        self._check()
-        if self._file is None:
-            return objects.put(self._digest, bytes(self._first))
-        objects.settle(self._digest, self._file)
-        self._is_settled = True
-        return self._size
+        with self._lock:
+            self._check()
+            if self._file is None:
+                return objects.put(self._digest, bytes(self._first))
+            objects.settle(self._digest, self._file)
+            self._is_settled = True
+            return self._size
 
     def close(self) -> None:
         """End it: what came of a large object stays, unless it has become one."""
-        file, self._file = self._file, None
-        with self._writing:
+        with self._lock, self._writing:
+            file, self._file, self._is_closed = self._file, None, True
             if isinstance(file, Part) and not self._is_settled:
                 self._parts.leave(self._path, file, self._hash)
             elif file is not None:

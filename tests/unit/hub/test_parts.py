@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -215,3 +217,28 @@ def test_a_look_for_old_ones_is_made_once_in_an_hour(
     parts.begin(2, SCOPE, DIGEST).close()
     assert [*folder.iterdir()] == []
     assert parts.held(1, SCOPE, digest) == wire.Part()
+
+
+def test_a_request_that_is_given_up_while_it_still_writes_is_waited_for(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, begun, goes_on = os.write, threading.Event(), threading.Event()
+
+    def slow(file: int, data: bytes) -> int:
+        begun.set()
+        goes_on.wait(60)
+        return write(file, data)
+
+    incoming = parts.begin(1, SCOPE, DIGEST)
+    incoming.write(DATA[:500])
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(os, "write", slow)
+        writing = pool.submit(incoming.write, DATA[500:900])
+        assert begun.wait(60)
+        closing = pool.submit(incoming.close)
+        assert not closing.done()
+        goes_on.set()
+        writing.result()
+        closing.result()
+    incoming.write(DATA[900:])  # too late
+    assert parts.held(1, SCOPE, DIGEST) == wire.Part(size=900, sha256=hashlib.sha256(DATA[:900]).hexdigest())
