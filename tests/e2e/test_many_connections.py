@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.hubs import HubProcess, running, until
 
 MOST = 40
@@ -43,7 +45,9 @@ def held(hub: HubProcess, count: int) -> Iterator[list[socket.socket]]:
         yield lines
 
 
-def test_one_address_has_so_many_connections_and_others_are_served(tmp_path: Path) -> None:
+def test_one_address_has_so_many_connections_and_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with running(tmp_path / "hub", tmp_path / "state", options=("--connections", str(MOST))) as hub:
         client = hub.client(tmp_path)
         assert client.token()
@@ -53,15 +57,16 @@ def test_one_address_has_so_many_connections_and_others_are_served(tmp_path: Pat
             assert b"retry-after: 5" in answer
             assert f"more than {MOST} connections".encode() in answer
             assert asked(hub, source=ANOTHER)[0] == 200
-            found: list[str] = []
-            waiting = threading.Thread(target=lambda: found.append(client.hub().principal))
-            waiting.start()
             with contextlib.ExitStack() as stack:
                 idle = [stack.enter_context(connected(hub)) for _ in range(2 * TOLD)]
                 for line in idle:  # those that say nothing are let go of soon, each
                     with contextlib.suppress(ConnectionResetError):
                         assert line.recv(1) == b""
             assert asked(hub, source=ANOTHER)[0] == 200
+            found: list[str] = []
+            waiting = threading.Thread(target=lambda: found.append(client.hub().principal))
+            waiting.start()
+            until(lambda: "is asked too much" in caplog.text)
             lines.pop().close()
             waiting.join(60)
             assert found == ["local"], "a client waits as it is told to, and goes on"
