@@ -21,8 +21,8 @@ from cmf.store.chain import (
     insert_called,
     insert_carried,
     insert_complete,
-    insert_genesis,
     insert_segment,
+    insert_stream,
     prev_of,
 )
 from cmf.store.dialect import Connection, chunks
@@ -172,9 +172,9 @@ class _Held:
             if segment.hash in self.streams:
                 return False, ()
             self._charge(one, segment.fields.scope, _size(segment), streams=1)
-            g = insert_genesis(self._connection, segment, own=False)
-            self._read_streams([segment.hash])
-            self._segments[segment.hash] = _Place(g, self.streams[segment.hash][0], 0, 0)
+            s = insert_stream(self._connection, segment, own=False)
+            self.streams[segment.hash] = (s, segment.fields.site, segment.fields.scope)
+            self._put_off(segment, s)
             return True, ()
         if segment.stream not in self.streams:
             raise ConflictError("A segment came without the start of its stream.", kind="gap")
@@ -194,13 +194,17 @@ class _Held:
             return False, lacked
         self._charge(one, scope, _size(segment))
         if complete:
-            self._unwritten.append((s, segment))
-            g = 0  # until it is written
+            self._put_off(segment, s)
         else:
             self.write()
             g = insert_segment(self._connection, segment, s, sparse=True)
-        self._segments[segment.hash] = _Place(g, s, segment.n, int(not complete))
+            self._segments[segment.hash] = _Place(g, s, segment.n, 1)
         return True, one.items
+
+    def _put_off(self, segment: Segment, s: int) -> None:
+        """Take a segment for held, complete, and leave it to be written with others."""
+        self._unwritten.append((s, segment))
+        self._segments[segment.hash] = _Place(0, s, segment.n, 0)  # it has a number once it is written
 
     def _fill(self, g: int, one: Arriving, scope: str) -> list[Item]:
         """Put bytes that a held segment lacks in their place; return these records."""

@@ -23,13 +23,18 @@ NAME_CHARS_MAX = 200
 
 def insert_genesis(connection: Connection, segment: Segment, *, own: bool) -> int:
     """Insert the segment that starts a stream; return its number. ``own``: this store seals into it."""
+    return insert_segment(connection, segment, insert_stream(connection, segment, own=own), sparse=False)
+
+
+def insert_stream(connection: Connection, segment: Segment, *, own: bool) -> int:
+    """Insert the stream that a segment starts, without that; return the stream's number."""
     fields = segment.fields
     assert isinstance(fields, Genesis)
-    s = connection.execute(
+    s: int = connection.execute(
         "INSERT INTO stream (stream, scope, site, writer, own) VALUES (?, ?, ?, ?, ?) RETURNING s",
         (segment.hash, fields.scope, fields.site, bytes.fromhex(fields.writer), int(own)),
     ).fetchone()[0]
-    return insert_segment(connection, segment, s, sparse=False)
+    return s
 
 
 def insert_segment(connection: Connection, segment: Segment, s: int, *, sparse: bool) -> int:
@@ -45,7 +50,7 @@ def insert_segment(connection: Connection, segment: Segment, s: int, *, sparse: 
 
 
 def insert_complete(connection: Connection, made: Sequence[tuple[int, Segment]]) -> dict[bytes, int]:
-    """Insert segments, each with its stream's number, that aren't held, while the ones before them are.
+    """Insert segments, each with its stream's number, that aren't held, while any before them are.
 
     As `insert_segment`, in as many statements as for one; returns their numbers by hash.
     """
