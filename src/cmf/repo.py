@@ -532,15 +532,19 @@ class Repo:
         root: str,
         direction: Direction = "up",
         *,
+        depth_max: int | None = None,
         remote: str = "",
         data: bool = False,
         dry: bool = False,
         progress: moving.Progress = moving.nothing,
     ) -> moving.Moved:
-        """Bring one thing that a hub holds and all it came from, or (``down``) all that came from it."""
+        """Bring one thing that a hub holds and all it came from, or (``down``) all that came from it.
+
+        ``depth_max``: so many executions away at most; 0 is the thing alone.
+        """
         self.collect()
-        hub, options = self.remotes.hub(remote), {"data": data, "dry": dry}
-        return sync.pull_lineage(self.store, self.objects, hub, root, direction, progress=progress, **options)
+        asked = (self.store, self.objects, self.remotes.hub(remote), root, direction)
+        return sync.pull_lineage(*asked, depth_max=depth_max, data=data, dry=dry, progress=progress)
 
     # ---- health --------------------------------------------------------------------------------------------------
 

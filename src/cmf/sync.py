@@ -151,13 +151,17 @@ def pull_lineage(
     root: str,
     direction: Direction,
     *,
+    depth_max: int | None = None,
     data: bool = False,
     dry: bool = False,
     progress: Progress = nothing,
 ) -> Moved:
-    """Bring one thing and all it came from (``up``), or all that came from it (``down``); else as `pull`."""
+    """Bring one thing and all it came from (``up``), or all that came from it (``down``); else as `pull`.
+
+    ``depth_max``: so many executions away at most; 0 is the thing alone.
+    """
     moved = Moved(refused=[], scopes=[], warnings=[])
-    answer = hub.lineage(root, direction=direction)
+    answer = hub.lineage(root, direction=direction, depth_max=depth_max)
     lacking = store.lacking([wire.raw(text) for text in answer.segments])
     found = hub.peer.get(lacking)
     local = transfer.LocalPeer(store)

@@ -204,6 +204,13 @@ def push(remote: str, data: bool, relay: bool, dry_run: bool, as_json: bool) -> 
     shell_complete=completion.names,
     help="Only this execution or artifact and all that came from it.",
 )
+@click.option(
+    "--only",
+    default="",
+    metavar="NAME",
+    shell_complete=completion.names,
+    help="Only this execution, or the one that made this artifact.",
+)
 @click.option("--promised", is_flag=True, help="Only what is named here and is not here, from all hubs.")
 @click.option("--data", is_flag=True, help="Fetch the bytes of what is pulled, too.")
 @click.option(
@@ -223,6 +230,7 @@ def pull(
     everything: bool,
     ancestors: str,
     descendants: str,
+    only: str,
     promised: bool,
     data: bool,
     artifacts: tuple[str, ...],
@@ -246,11 +254,12 @@ def pull(
     from cmf.model.exchange import EVERYTHING
 
     chosen = view != EVERYTHING
-    if bool(ancestors) + bool(descendants) + chosen + everything > 1:
-        raise UsageError("--all, --ancestors and --descendants each go with no other choice.", hint="Pull twice.")
-    if promised and (chosen or everything or ancestors or descendants or data or artifacts or dry_run):
+    root = ancestors or descendants or only
+    if bool(ancestors) + bool(descendants) + bool(only) + chosen + everything > 1:
+        raise UsageError("--all, --ancestors, --descendants and --only go with no other choice.", hint="Pull twice.")
+    if promised and (chosen or everything or root or data or artifacts or dry_run):
         raise UsageError("--promised goes with no other option but --json.")
-    if artifacts and (chosen or everything or ancestors or descendants or dry_run or not data):
+    if artifacts and (chosen or everything or root or dry_run or not data):
         raise UsageError("--artifact goes with --data, and with no other choice of what to pull.")
     with _here(or_make=repo.init) as here, counting("Pulling") as progress:
         if artifacts:
@@ -258,9 +267,12 @@ def pull(
         elif promised:
             here.collect()
             moved = sync.pull_promised(here.store, here.remotes.hubs(remote), progress=progress)
-        elif root := ancestors or descendants:
-            direction: Direction = "up" if ancestors else "down"
-            moved = here.pull_lineage(root, direction, remote=remote, data=data, dry=dry_run, progress=progress)
+        elif root:
+            way: Direction = "down" if descendants else "up"
+            depth = 0 if only else None
+            moved = here.pull_lineage(
+                root, way, depth_max=depth, remote=remote, data=data, dry=dry_run, progress=progress
+            )
         else:
             before = here.remotes.followed(remote)
             moved = here.pull(

@@ -251,3 +251,16 @@ def test_what_may_not_be_read_is_not_told_to_who_asks_for_it_by_its_node(
     guest.enrol(code, Writer("guest", seed=79).key, "guest")
     assert list(hub.about([node]))
     assert list(guest.about([node, "artifact:" + digests.EMPTY, "nonsense"])) == []
+
+
+def test_one_thing_comes_by_its_name_without_what_it_came_from(hub: HubClient, reader: Reader, lab: Writer) -> None:
+    for number in (1, 2, 3):
+        lab.execution(
+            f"{lab.name}/stage{number}", number, reads=(f"{lab.name}-{number}",), writes=(f"{lab.name}-{number + 1}",)
+        )
+        lab.seal()
+    send(lab, hub)
+    sync.pull_lineage(reader.store, reader.objects, hub, f"{lab.name}-3", "up", depth_max=0)
+    assert reader.executions() == ["run-2"]
+    sync.pull_lineage(reader.store, reader.objects, hub, f"{lab.name}-3", "up")
+    assert reader.executions() == ["run-1", "run-2"]
