@@ -180,6 +180,11 @@ class Pack:
         }
         return {digest: place for digest, place in found.items() if place.offset not in self.gone}
 
+    def is_full(self, objects_max: int) -> bool:
+        """Tell whether it holds, or held, at least half of so many objects: merging it with others gains little."""
+        count = self._fanout[255] if self.is_sealed else len(self.places)
+        return 2 * count >= objects_max
+
     def _is_read_through(self, wanted: set[bytes]) -> bool:
         return self.is_sealed and len(wanted) * MANY >= self._fanout[255]
 

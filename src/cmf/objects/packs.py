@@ -434,7 +434,11 @@ class Packs:
             self.refresh()
             idle = [found for found in self._packs.values() if self._is_idle(found)]
             chosen = [found for found in idle if not found.is_sealed or _is_worn(found)]
-            small = [found for found in idle if found not in chosen and found.end < SMALL_PACK_BYTES]
+            small = [
+                found
+                for found in idle
+                if found not in chosen and found.end < SMALL_PACK_BYTES and not found.is_full(PACK_OBJECTS_MAX)
+            ]
             if len(small) >= SMALL_PACKS_MAX:
                 chosen += small
             if not chosen:

@@ -75,6 +75,19 @@ def test_many_small_packs_are_merged_while_others_read_and_write(objects: LocalO
     assert objects.tidy() == 0
 
 
+def test_packs_of_as_many_objects_as_one_takes_are_not_merged_however_small_they_are(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "PACK_OBJECTS_MAX", 2)
+    monkeypatch.setattr(packing, "SMALL_PACKS_MAX", 8)
+    filled(objects, *range(40))
+    objects.close()
+    before = packs(objects)
+    assert len(before) == 20
+    assert LocalObjects(objects.folder).tidy() == 0
+    assert packs(objects) == before
+
+
 def test_removing_most_of_a_pack_gives_its_bytes_back(objects: LocalObjects) -> None:
     filled(objects, *range(40))
     objects.close()
