@@ -199,7 +199,7 @@ MISTAKES = [
     (("run", "--param", "novalue", "--", "true"), 2, "is not a parameter"),
     (("push",), 3, "no remote 'origin'"),
     (("push", "nowhere"), 3, "no remote 'nowhere'"),
-    (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "each go with no other choice"),
+    (("pull", "--scope", "a/*", "--ancestors", "x"), 2, "go with no other choice"),
     (("remote", "add", "origin", "ftp://somewhere"), 2, "no remote that cmf can use"),
     (("remote", "add", "origin", "hub.example.org"), 2, "A hub is https://hub.example.org; a folder that the"),
     (("remote", "remove", "origin"), 3, "no remote 'origin'"),
