@@ -58,6 +58,8 @@ class Postgres:
         self._columns: _Types = {}
         self._local = threading.local()
         self._inserted, self._analyzed_at = 0, ANALYZED_ROWS
+        self._counting: threading.Thread | None = None
+        self._grown = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             url,
             min_size=1,
@@ -91,7 +93,9 @@ class Postgres:
         connection.adapters.register_dumper(int, Int8BinaryDumper)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, once the tables are counted if that has begun."""
+        if self._counting is not None:
+            self._counting.join()
         self._pool.close()
 
     @contextlib.contextmanager
@@ -149,7 +153,7 @@ class Postgres:
             try:
                 yield lent_out
                 connection.commit()
-                self._analyze(connection, lent_out.inserted)
+                self._analyze(lent_out.inserted)
             except BaseException:  # ctrl-C too: nothing is written by half
                 if not connection.closed:
                     connection.rollback()
@@ -157,17 +161,25 @@ class Postgres:
             finally:
                 self._local.connection = None
 
-    def _analyze(self, connection: psycopg.Connection[Any], inserted: int) -> None:
+    def _analyze(self, inserted: int) -> None:
         """Have the database count its tables each time that twice as many rows were inserted.
 
         By that it chooses its ways. It counts by itself too, once a minute at most, and until then it takes tables that
-        hold a million rows for small ones, and reads them whole for each page of a list.
+        hold a million rows for small ones, and reads them whole for each page of a list. Counting takes up to a second:
+        nobody waits for it.
         """
-        self._inserted += inserted
-        if self._inserted >= self._analyzed_at:
+        with self._grown:
+            self._inserted += inserted
+            if self._inserted < self._analyzed_at or (self._counting is not None and self._counting.is_alive()):
+                return
             self._analyzed_at = 2 * self._inserted
-            with contextlib.suppress(psycopg.Error):  # what was committed stays so; it counts by itself, later
-                connection.execute(_ANALYZE)
+            self._counting = threading.Thread(target=self._count, name="cmf-count", daemon=True)
+            self._counting.start()
+
+    def _count(self) -> None:
+        # What fails is tried at twice as many rows; the database counts by itself, too.
+        with contextlib.suppress(psycopg.Error, PoolTimeout), self._pool.connection() as connection:
+            connection.execute(_ANALYZE)
 
     def _analyze_new(self) -> None:
         """Have tables counted that never were, such as those that came back from a backup."""
