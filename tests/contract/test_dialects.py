@@ -8,7 +8,7 @@ import pytest
 
 from cmf.errors import UnreachableError
 from cmf.store import schema
-from cmf.store.dialect import Dialect
+from cmf.store.dialect import Dialect, array
 from cmf.store.postgres import Postgres
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
@@ -117,6 +117,29 @@ class TestPostgres(DialectSuite):
         until(lambda: dialect.fetch(counted) == [(300.0,)])
         SqlStore(dialect).rebuild()
         assert dialect.fetch(counted) == [(0.0,)]
+        dialect.close()
+
+    def test_what_was_just_made_is_found_without_walking_what_was_counted_before(self, database: str) -> None:
+        dialect = Postgres(database, within=databases.fresh())
+
+        def insert(nodes: range, writer: int) -> None:
+            with dialect.write() as connection:
+                connection.executemany("INSERT INTO node (i, key) VALUES (?, ?)", [(n, b"k%d" % n) for n in nodes])
+                connection.executemany(
+                    "INSERT INTO property (subject, key, t, s, record, value, hidden) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(n, key, 1, writer, b"r", "1", 0) for n in nodes for key in "abcdef"],
+                )
+
+        insert(range(1, 20_001), 1)
+        with dialect.write() as connection:
+            connection.execute("ANALYZE node, property")
+        insert(range(20_001, 20_002), 20_001)
+        asked = "SELECT w.key FROM json_each(?) j CROSS JOIN property p ON p.subject = j.value JOIN node w ON w.i = p.s"
+        with dialect.read() as connection:
+            lines = connection.execute(f"EXPLAIN ANALYZE {asked}", (array([20_001]),)).fetchall()
+        met = [int(float(found[1])) for (line,) in lines if (found := re.search(r"actual .* rows=([0-9.]+)", line))]
+        assert met
+        assert max(met) < 100, lines
         dialect.close()
 
     def test_tables_that_were_never_counted_are_when_they_are_opened(self, database: str) -> None:
