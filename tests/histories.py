@@ -4,6 +4,7 @@ import uuid
 from typing import Literal
 
 from cmf import signing
+from cmf.graph.nodes import node_text
 from cmf.model import digest as digests
 from cmf.model import records as model
 from cmf.store.sql import SqlStore
@@ -93,3 +94,10 @@ def chain(writer: Writer, pipeline: str, length: int) -> list[str]:
     ]
     writer.seal()
     return made
+
+
+def execution_nodes(store: SqlStore) -> list[str]:
+    """Return the nodes of every execution that a store holds, retracted ones too, in order."""
+    with store._sql.read() as connection:
+        rows = connection.execute("SELECT n.key FROM execution x JOIN node n ON n.i = x.e ORDER BY n.key").fetchall()
+    return [node_text(key) for (key,) in rows]

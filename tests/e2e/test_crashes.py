@@ -23,6 +23,7 @@ from cmf.objects.local import LocalObjects
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
 from tests.commands import cmf, script
+from tests.histories import execution_nodes
 from tests.hubs import HubProcess, running
 from tests.objects import flip
 from tests.proxy import Proxy
@@ -107,9 +108,7 @@ def everything_is_at_the_hub(hub: Path, project: Path) -> None:
         named = {digest for digests_ in here.index.artifacts_by_scope(_scopes(here)).values() for digest in digests_}
         evidence = {
             digest
-            for view in here.index.executions(
-                list(here.index.nodes(here.index.execution_nodes(View())).values())
-            ).values()
+            for view in here.index.executions(list(here.index.nodes(execution_nodes(here)).values())).values()
             for digest in (view.environment, *here.index.series_objects(view.node))
         }
     objects = LocalObjects(hub / "objects")

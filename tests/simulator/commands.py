@@ -9,6 +9,7 @@ from cmf.errors import NotFoundError, UnreachableError
 from cmf.graph.index import Direction
 from cmf.model import log
 from cmf.model.exchange import EVERYTHING, View
+from tests.histories import execution_nodes
 from tests.property.store_histories import EXECUTIONS
 from tests.simulator.bodies import is_hidden
 from tests.simulator.nodes import HubNode, Node, SiteNode, store_of
@@ -95,7 +96,7 @@ def _is_rewritten(world: World, site: SiteNode, hub: HubNode) -> bool:
 
 def pull_lineage(world: World, site: SiteNode, hub: HubNode, direction: Direction) -> None:
     """Pull what one execution came from, or what came of it: only the segments that this story needs."""
-    execution = world.chance.choice([*hub.hub.store.index.execution_nodes(View()), *EXECUTIONS[:1]])
+    execution = world.chance.choice([*execution_nodes(hub.hub.store), *EXECUTIONS[:1]])
     came = []
 
     def act() -> None:

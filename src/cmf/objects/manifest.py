@@ -238,20 +238,8 @@ def _blocks(source: BinaryIO, digest: str = "") -> Iterator[bytes]:
 
 def _parsed(line: bytes, order: _Order) -> tuple[bytes, Entry]:
     """Return the path's bytes and the file that a line of a manifest says; `CorruptError` for a wrong one."""
-    try:
-        entry = _entry(_decoder.decode(line))
-        raw = raw_path(entry.path)
-        if _line(raw, entry) != line:
-            raise _outside("it is spelled in another way than the format's")
-        if fault := order.fault(raw):
-            raise _Fault(raw, fault)
-    except UnicodeError:
-        raise _outside("a path is not text") from None
-    except _Fault as fault:
-        raise _outside(str(fault)) from None
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise CorruptError(f"A manifest holds a line of a wrong form: {error}.", kind="manifest") from error
-    return raw, entry
+    (entry,) = _page(line, order)
+    return raw_path(entry.path), entry
 
 
 def tree_digest(data: bytes) -> str:

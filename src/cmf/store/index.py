@@ -185,15 +185,6 @@ class SqlIndex:
         found = [use_view(row) for row in rows if '"policy":"reference"' in row[9]]
         return [use for use in found if use.attributes.get("policy") == "reference"]
 
-    def execution_nodes(self, view: View) -> list[str]:
-        """Return the node texts of every execution in a view."""
-        with self._sql.read() as connection:
-            rows = connection.execute(
-                "SELECT n.key FROM execution x JOIN node n ON n.i = x.e ORDER BY n.key"
-            ).fetchall()
-        found = [node_text(key) for (key,) in rows]
-        return [node for node in found if view.covers(node.split(":")[1])]
-
     def referred(self) -> list[str]:
         """Return the nodes of executions that are named here and are not here: parents, and where a ``via`` leads."""
         with self._sql.read() as connection:

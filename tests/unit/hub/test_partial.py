@@ -15,7 +15,7 @@ from cmf.model.wire import Role
 from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
-from tests.histories import Writer, execution_id
+from tests.histories import Writer, execution_id, execution_nodes
 from tests.hubs import HubProcess, running
 
 
@@ -53,7 +53,7 @@ class Reader:
         return sorted(view.name for view in self.store.index.executions(self._nodes()).values())
 
     def _nodes(self) -> list[Node]:
-        return list(self.store.index.nodes(self.store.index.execution_nodes(View())).values())
+        return list(self.store.index.nodes(execution_nodes(self.store)).values())
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_what_is_promised_is_asked_of_one_hub_after_the_other(
     away, left = moved.warnings
     assert gone.url in away
     assert left == f"Nobody who was asked gave 1 execution that is named here: {nowhere[10:].replace(':', ' ')}."
-    assert {*near, *far} <= {*reader.store.index.execution_nodes(View())}
+    assert {*near, *far} <= {*execution_nodes(reader.store)}
 
 
 def test_what_may_not_be_read_is_not_told_to_who_asks_for_it_by_its_node(
