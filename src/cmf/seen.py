@@ -110,10 +110,10 @@ def _of_click() -> dict[str, Any]:
 
 
 def _of_hydra() -> dict[str, Any]:
-    config = _class("hydra.core.hydra_config", "HydraConfig")
-    if config is None or not config.initialized():  # type: ignore[attr-defined]
+    config: Any = _class("hydra.core.hydra_config", "HydraConfig")
+    if config is None or not config.initialized():
         return {}
-    overrides = list(config.get().overrides.task)  # type: ignore[attr-defined]
+    overrides = list(config.get().overrides.task)
     return {"hydra.overrides": [str(one) for one in overrides]} if overrides else {}
 
 

@@ -88,7 +88,7 @@ def _written(path: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException:  # ctrl-C too: no half of a secret stays
         temporary.unlink(missing_ok=True)
         raise
     return temporary

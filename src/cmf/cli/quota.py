@@ -34,7 +34,7 @@ class _Amount(click.ParamType["int | str"]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Return the number, or `ANY`."""
         if value == ANY or isinstance(value, int):
-            return value  # type: ignore[no-any-return]
+            return value  # type: ignore[no-any-return]  # one of the two, as was just seen
         match = re.fullmatch(r"(\d{1,16}(?:\.\d{1,6})?) ?([A-Za-z]*)", value)
         unit = self._units.get(match[2].lower() or "b") if match else None
         if match is None or unit is None or (found := int(float(match[1]) * unit)) > _NUMBER_MAX:

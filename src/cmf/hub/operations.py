@@ -69,7 +69,7 @@ class Operations:
         shown = self.registry
         if self._counted:
             shown = CollectorRegistry()
-            MultiProcessCollector(shown, self._counted)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(shown, self._counted)  # type: ignore[no-untyped-call]  # prometheus's
         return generate_latest(shown) + generate_latest(self._counts)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:

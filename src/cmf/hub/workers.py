@@ -149,7 +149,7 @@ def _forget(counted: str, pid: int) -> None:
     """Take a dead worker's requests that were running from the metrics; what it had counted stays."""
     from prometheus_client import multiprocess
 
-    multiprocess.mark_process_dead(pid, counted)  # type: ignore[no-untyped-call]
+    multiprocess.mark_process_dead(pid, counted)  # type: ignore[no-untyped-call]  # prometheus's
 
 
 def main() -> int:

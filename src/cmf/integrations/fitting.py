@@ -158,6 +158,7 @@ def recorded(
         # Imported here, so that a worker that gets this by value has its own state.
         from cmf.integrations.fitting import record as act
 
+        # Who calls, from the frame itself: `inspect` reads files for it.
         if not_from and sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] in not_from:  # noqa: SLF001
             return function(*args, **kwargs)
         if args and len(args) <= len(names) and kwargs.keys().isdisjoint(given := names[: len(args)]):

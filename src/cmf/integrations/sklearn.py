@@ -25,7 +25,7 @@ def install(patches: fitting.Patches) -> None:
                 waiting.append(kind)
                 _replace(patches, kind)
 
-    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:  # noqa: N807
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:  # noqa: N807  # it becomes that method
         super(BaseEstimator, cls).__init_subclass__(**kwargs)
         _replace(patches, cls)
 

@@ -174,7 +174,7 @@ class _Reader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # of writable buffers
         if not self._left:
             self._left = memoryview(next(self._windows, (0, b""))[1])
         count = min(len(buffer), len(self._left))
@@ -184,5 +184,5 @@ class _Reader(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._windows.close()  # type: ignore[attr-defined]
+            self._windows.close()  # type: ignore[attr-defined]  # a generator
         super().close()

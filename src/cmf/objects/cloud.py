@@ -65,7 +65,7 @@ class CloudBucket:
 
     def _opened(self, request_s: float) -> ObjectStore:
         with self._guard():
-            return self._from_url(  # type: ignore[call-overload, no-any-return]
+            return self._from_url(  # type: ignore[call-overload, no-any-return]  # one overload a cloud
                 self.url,
                 config=self._options,
                 client_options={
@@ -198,7 +198,7 @@ class CloudBucket:
         import obstore
 
         with self._guard():
-            return obstore.sign(self._store, method, name, timedelta(seconds=seconds))  # type: ignore[arg-type]
+            return obstore.sign(self._store, method, name, timedelta(seconds=seconds))  # type: ignore[arg-type]  # not every store signs
 
     def copy(self, name: str, to: str) -> None:
         """Copy a file to another name; the bytes don't leave the cloud. What was there is replaced."""

@@ -238,7 +238,7 @@ class HubObjects:
 def _nearness(response: urllib3.BaseHTTPResponse) -> int:
     """Return how near the machine is that answers: as on the internet if its connection is gone."""
     with contextlib.suppress(OSError, AttributeError):
-        return nearness(response.connection.sock.getpeername()[0])  # type: ignore[union-attr]
+        return nearness(response.connection.sock.getpeername()[0])  # type: ignore[union-attr]  # suppressed, if it has none
     return 0
 
 

@@ -84,7 +84,7 @@ class Line:
 
     def __init__(self, url: str, address: Address) -> None:
         try:
-            import asyncssh  # noqa: F401
+            import asyncssh  # noqa: F401  # only whether it is there
         except ImportError as error:
             raise UnsupportedError(
                 f"{url} needs the package asyncssh.",

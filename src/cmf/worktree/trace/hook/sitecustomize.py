@@ -38,7 +38,7 @@ _hooked: list[bool] = []
 
 
 def _text(path: object) -> bytes:
-    return os.fsencode(os.path.abspath(os.fspath(path)))  # type: ignore[call-overload]
+    return os.fsencode(os.path.abspath(os.fspath(path)))  # type: ignore[call-overload]  # a path, as it was opened
 
 
 def _note(kind: bytes, path: object, other: object = None) -> None:
@@ -55,7 +55,7 @@ def _note(kind: bytes, path: object, other: object = None) -> None:
             os.close(handle)
 
 
-def _heard(event: str, values: tuple) -> None:  # type: ignore[type-arg]
+def _heard(event: str, values: tuple) -> None:  # type: ignore[type-arg]  # older Pythons run this
     if event == "open":
         path, _, flags = values
         if not isinstance(path, (str, bytes)) or path in _logs or flags & _RECORDS == _RECORDS:
@@ -77,7 +77,7 @@ def _heard(event: str, values: tuple) -> None:  # type: ignore[type-arg]
         _note(b"d", values[0])
 
 
-def _hook(event: str, values: tuple) -> None:  # type: ignore[type-arg]
+def _hook(event: str, values: tuple) -> None:  # type: ignore[type-arg]  # older Pythons run this
     if event not in _EVENTS or not _logs or (thread := get_ident()) in _busy:
         return
     _busy.add(thread)
