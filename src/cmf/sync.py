@@ -93,8 +93,9 @@ def push(
 
 def seal(folder: Path, store: SqlStore, clock: collect.Clock) -> int:
     """Seal what is pending with this user's key; return how many segments that made."""
-    identity = collect.site(folder)
-    return store.seal(writer_key(folder), identity.id, now=clock.wall_us, nonce=lambda: os.urandom(16))
+    identity, key = collect.site(folder), writer_key(folder)
+    had = collect.had_keys(folder, os.getuid())
+    return store.seal(key, identity.id, now=clock.wall_us, nonce=lambda: os.urandom(16), had=had)
 
 
 def writer_key(folder: Path) -> Key:

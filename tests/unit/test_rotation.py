@@ -64,12 +64,26 @@ def test_a_rotated_key_is_kept_for_its_user_alone_and_the_old_one_is_gone(tmp_pa
     again = collect.held_key(tmp_path, UID)
     assert again.key.public == made.key.public != first.public
     assert (again.since_us, again.key.vouched[0].key) == (5, first.public.hex())
-    (path,) = (tmp_path / "keys").iterdir()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert seed not in path.read_bytes()
-    assert seed.hex().encode() not in path.read_bytes()
+    for path in (tmp_path / "keys").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert seed not in path.read_bytes()
+        assert seed.hex().encode() not in path.read_bytes()
     rotation.check(again.key.vouched, again.key.public, signing.verify)
     assert collect.rotate_key(tmp_path, UID, now=6, alone=True).key.vouched == ()
+
+
+def test_every_key_that_a_user_had_is_remembered_whatever_became_of_its_file(tmp_path: Path) -> None:
+    keys = [collect.writer_key(tmp_path, UID).public]
+    assert collect.had_keys(tmp_path, UID) == {*keys}
+    first = (tmp_path / "keys" / str(UID)).read_bytes()
+    keys += [collect.rotate_key(tmp_path, UID, now=now, alone=now % 2 == 0).key.public for now in range(1, 4)]
+    with open(tmp_path / "keys" / f"{UID}.had", "ab") as file:
+        file.write(b"00ff")  # as a crash leaves it
+    signing.replace_secret(tmp_path / "keys" / str(UID), first)  # from a backup
+    assert collect.had_keys(tmp_path, UID) == {*keys}
+    keys.append(collect.rotate_key(tmp_path, UID, now=9).key.public)
+    assert collect.had_keys(tmp_path, UID) == {*keys}
+    assert collect.had_keys(tmp_path, UID + 1).isdisjoint(keys)
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])

@@ -15,7 +15,7 @@ import msgspec
 
 from cmf.collect import chunks
 from cmf.collect.identity import Site, site
-from cmf.collect.keys import HeldKey, held_key, rotate_key, writer_key
+from cmf.collect.keys import HeldKey, had_keys, held_key, rotate_key, writer_key
 from cmf.collect.lock import LinkLock, holder, unlock
 from cmf.collect.taking import Clock, Collected, Journal, State, take
 from cmf.errors import NotFoundError, UsageError
@@ -35,6 +35,7 @@ __all__ = [
     "Site",
     "collect",
     "dropped",
+    "had_keys",
     "held_key",
     "holder",
     "known_execution",

@@ -177,11 +177,19 @@ class SqlStore:
 
     # ---- sealing -------------------------------------------------------------------------------------------------
 
-    def seal(self, signer: segments.Signer, site: str, *, now: int, nonce: Callable[[], bytes]) -> int:
+    def seal(
+        self,
+        signer: segments.Signer,
+        site: str,
+        *,
+        now: int,
+        nonce: Callable[[], bytes],
+        had: Collection[bytes] = (),
+    ) -> int:
         """Seal what is pending, per scope, into this writer's own streams; return how many segments that made.
 
-        Committed with full durability before it returns. Artifact records that the stream carries already are
-        dropped. Nothing is sealed while events wait for their origin.
+        ``had``: the keys that the writer had before. Committed with full durability before it returns. Artifact
+        records that the stream carries already are dropped. Nothing is sealed while events wait for their origin.
         """
         made = 0
         with self._sql.write(durable=True) as connection:
@@ -191,9 +199,10 @@ class SqlStore:
                 pass
             # A store that came back from a backup gets streams of its own from others: it goes on with them, and sends
             # them to whoever lacks them.
-            connection.execute(
-                "UPDATE stream SET own = 1 WHERE writer = ? AND site = ? AND own = 0", (signer.public, site)
-            )
+            for part, marks in chunks(sorted({signer.public, *had})):
+                connection.execute(
+                    f"UPDATE stream SET own = 1 WHERE writer IN ({marks}) AND site = ? AND own = 0", (*part, site)
+                )
             for (scope,) in connection.execute("SELECT DISTINCT scope FROM pending ORDER BY scope").fetchall():
                 made += seal_scope(connection, scope, signer, site, now, nonce)
             connection.execute(_ALL_FOLDED)

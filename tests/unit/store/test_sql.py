@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from cmf import signing
 from cmf.errors import ConflictError, NotFoundError
 from cmf.model import digest as digests
 from cmf.model import records as model
@@ -11,7 +12,8 @@ from cmf.store import sealing, sql
 from cmf.store.schema import DERIVED, DERIVED_TABLES
 from cmf.store.sql import Read, SqlStore
 from cmf.store.sqlite import Sqlite
-from cmf.transfer import verify
+from cmf.transfer import LocalPeer, transfer, verify
+from tests.histories import Writer
 from tests.property.store_histories import Fact, Site, accepted
 from tests.unit.store.book import Book, artifact
 
@@ -94,6 +96,23 @@ def test_a_store_from_before_a_stream_of_its_own_gets_it_back_and_sends_it_on() 
     back.record(facts[1])
     back.push(other, View(own=True))
     assert [stream["n"] for stream in other.store.streams()] == [2]
+
+
+def test_a_stream_that_comes_back_is_the_writers_own_whichever_of_their_keys_sealed_it() -> None:
+    before, hub, back = Writer("site", seed=1), SqlStore(Sqlite(None)), SqlStore(Sqlite(None))
+    before.execution("p/a", 1)
+    before.seal()
+    list(transfer(LocalPeer(before.store), LocalPeer(hub), View(own=True)))
+    list(transfer(LocalPeer(hub), LocalPeer(back), View()))
+    (site,) = {stream["site"] for stream in hub.streams()}
+
+    def own(site: str, *had: bytes) -> list[int]:
+        back.seal(signing.Key(b"n" * 32), site, now=1, nonce=lambda: b"n" * 16, had=had)
+        return [stream["own"] for stream in back.streams()]
+
+    assert own(site, b"o" * 32) == [0]
+    assert own("another site", before.key.public) == [0]
+    assert own(site, before.key.public) == [1]
 
 
 def _property(n: int) -> tuple[bytes, bytes]:
