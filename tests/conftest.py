@@ -103,8 +103,6 @@ def azure() -> Iterator[str]:
     """Run one emulator of Azure's blobs for all tests of a process; those that ask for it share an xdist group."""
     from tests import azurite
 
-    if azurite.program() is None:
-        pytest.skip("needs azurite (npm install --global azurite)")
     with azurite.running() as url:
         yield url
 

@@ -1,13 +1,13 @@
-"""The real DVC, in an environment of its own: made once for all tests of a session, from hashed requirements."""
+"""The real DVC, in an environment of its own: made on first use, from hashed requirements."""
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.installed import ROOT, once
+
 REQUIREMENTS = ROOT / "requirements" / "dvc.txt"
 
 HISTORY = """
@@ -71,25 +71,8 @@ repo.close()
 
 
 def python() -> str:
-    """Return the interpreter of the environment that real DVC is in; made on first use, once for all processes."""
-    place = Path(os.environ.get("CMF_TESTS_DVC") or ROOT / "build" / "dvc")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    found = place / "bin" / "python"
-    made = place / "made"
-    with open(place.with_name(f"{place.name}.lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.is_file() or made.read_bytes() != REQUIREMENTS.read_bytes():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
-            own = ROOT / "build" / "uv" / "bin" / "uv"
-            uv = str(own) if own.is_file() else shutil.which("uv")
-            pip = (
-                [uv, "pip", "install", "--quiet", "--python", str(found)]
-                if uv
-                else [str(found), "-m", "pip", "install", "--quiet"]
-            )
-            subprocess.run([*pip, "--require-hashes", "--requirement", str(REQUIREMENTS)], check=True)
-            made.write_bytes(REQUIREMENTS.read_bytes())
-    return str(found)
+    """Return the interpreter of the environment that real DVC is in."""
+    return str(once("dvc", REQUIREMENTS, _install) / "bin" / "python")
 
 
 def dvc(folder: Path, *words: str) -> str:
@@ -109,3 +92,12 @@ def _run(folder: Path, *words: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def _install(place: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    found = str(place / "bin" / "python")
+    own = ROOT / "build" / "uv" / "bin" / "uv"
+    uv = str(own) if own.is_file() else shutil.which("uv")
+    pip = [uv, "pip", "install", "--quiet", "--python", found] if uv else [found, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--require-hashes", "--requirement", str(REQUIREMENTS)], check=True)

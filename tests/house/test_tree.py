@@ -1,5 +1,6 @@
 """What the project's own files promise: hashed lists without addresses, and a Makefile that explains itself."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -51,6 +52,15 @@ def test_the_lists_hold_all_that_the_project_asks_for() -> None:
 
 def test_no_lock_file_with_download_addresses_is_in_the_tree() -> None:
     assert not [name for name in ("uv.lock", "poetry.lock", "pdm.lock", "pylock.toml") if (ROOT / name).exists()]
+
+
+def test_the_lock_of_what_tests_take_from_npm_has_a_hash_for_each_package_and_no_address() -> None:
+    folder = ROOT / "tests" / "npm"
+    packages = json.loads((folder / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert packages.pop("")["dependencies"] == json.loads((folder / "package.json").read_text())["dependencies"]
+    ours = {"absent", *(name for name, package in packages.items() if package.get("link"))}
+    assert {package.get("resolved", "absent") for package in packages.values()} == {"absent"}
+    assert not [name for name in packages.keys() - ours if not packages[name]["integrity"].startswith("sha512-")]
 
 
 def test_make_without_a_target_explains_every_target() -> None:
