@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.hubs import HubProcess, running
 from tests.sshd import Sshd
 
 # A contract suite or a reference that tests import explains its assertions as the tests do.
@@ -78,6 +79,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     home = tmp_path_factory.mktemp("home")
     isolate(monkeypatch, home)
     return home
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    """Run one hub for all tests of a module."""
+    folder = tmp_path_factory.mktemp("hub")
+    with running(folder / "hub", folder / "state") as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,17 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from typing import Self
 
 
 class Proxy:
     """Passes bytes on between a client and the hub, and acts once after so many of them."""
 
-    def __init__(self, read_bytes: int = 2048) -> None:
+    def __init__(self, read_bytes: int = 2048, *, target: int = 0) -> None:
+        """Listen; ``target``: the server's port, which may be set later."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.target = 0
+        self.target = target
         self._read_bytes = read_bytes
         self.bytes = 0
         self._act: Callable[[], None] | None = None
@@ -22,6 +24,12 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.RLock()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     @property
     def url(self) -> str:

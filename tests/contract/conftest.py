@@ -1,4 +1,4 @@
-"""What the contract suites run against: one hub process a module, one PostgreSQL for all, with a schema a test."""
+"""What the contract suites run against: one PostgreSQL for all, with a schema a test."""
 
 from collections.abc import Iterator
 
@@ -6,14 +6,6 @@ import pytest
 
 from cmf.store.postgres import Postgres
 from tests import databases
-from tests.hubs import HubProcess, running
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    folder = tmp_path_factory.mktemp("hub")
-    with running(folder / "hub", folder / "state") as process:
-        yield process
 
 
 @pytest.fixture

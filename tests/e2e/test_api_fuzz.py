@@ -1,6 +1,5 @@
 """Requests that nobody would send, made from the API's own description: none of them makes the hub fail."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess
 
 EXAMPLES = 8
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    folder = tmp_path_factory.mktemp("hub")
-    with running(folder / "hub", folder / "state") as found:
-        yield found
 
 
 @pytest.mark.parametrize("mode", GenerationMode)

@@ -53,9 +53,8 @@ with cmf.run("detector/model") as run:
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
-    found = Proxy()
-    yield found
-    found.close()
+    with Proxy() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.store.sql import SqlStore
 from cmf.store.sqlite import Sqlite
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess
 from tests.proxy import Proxy
 
 CUTS = 30
@@ -22,19 +22,10 @@ CLOCK = collect.Clock(wall_us=1_000_000, monotonic_s=1.0)
 SIZES = (10, 3_000)
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    folder = tmp_path_factory.mktemp("hub")
-    with running(folder / "hub", folder / "state") as found:
-        yield found
-
-
 @pytest.fixture
 def proxy(hub: HubProcess) -> Iterator[Proxy]:
-    found = Proxy()
-    found.target = hub.port
-    yield found
-    found.close()
+    with Proxy(target=hub.port) as found:
+        yield found
 
 
 class Lab:

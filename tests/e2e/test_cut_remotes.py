@@ -47,9 +47,8 @@ Opening = Callable[[str], RemoteObjects]
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    found = Proxy(16 << 10)
-    yield found
-    found.close()
+    with Proxy(16 << 10) as found:
+        yield found
 
 
 @pytest.fixture(params=["ssh", "s3"])

@@ -35,19 +35,10 @@ with open(sys.argv[3], "rb") as source:
 """
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    folder = tmp_path_factory.mktemp("hub")
-    with running(folder / "hub", folder / "state") as found:
-        yield found
-
-
 @pytest.fixture
 def proxy(hub: HubProcess) -> Iterator[Proxy]:
-    found = Proxy(16 << 10)
-    found.target = hub.port
-    yield found
-    found.close()
+    with Proxy(16 << 10, target=hub.port) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -148,9 +139,8 @@ def test_a_sender_that_was_killed_goes_on_where_it_was(large: Large, proxy: Prox
 
 
 def test_a_hub_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    proxy = Proxy(16 << 10)
     hub = HubProcess(tmp_path / "hub", tmp_path / "state")
-    proxy.target = hub.port
+    proxy = Proxy(16 << 10, target=hub.port)
     large = Large(tmp_path, hub, proxy, 24 << 20)
     come = 0
 
@@ -263,12 +253,8 @@ def test_an_older_hub_is_sent_all(large: Large, proxy: Proxy, monkeypatch: pytes
 
 @contextlib.contextmanager
 def proxied(hub: HubProcess, folder: Path, size: int = 10 << 20) -> Iterator[tuple[Large, Proxy]]:
-    proxy = Proxy(16 << 10)
-    proxy.target = hub.port
-    try:
+    with Proxy(16 << 10, target=hub.port) as proxy:
         yield Large(folder, hub, proxy, size), proxy
-    finally:
-        proxy.close()
 
 
 @pytest.mark.xdist_group("postgres")

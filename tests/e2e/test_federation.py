@@ -124,9 +124,8 @@ def parted_and_healed(one: list[Site], other: list[Site], part: Any, mend: Any) 
 
 def test_two_hubs_and_five_sites_are_parted_and_come_to_hold_the_same(tmp_path: Path) -> None:
     a, b = Place(tmp_path, "a"), Place(tmp_path, "b")
-    proxy = Proxy()
+    proxy = Proxy(target=b.hub.port)
     try:
-        proxy.target = b.hub.port
         joined(a, b, proxy.url)
         one = [a.site(name) for name in ("one", "two", "three")]
         other = [b.site(name) for name in ("four", "five")]

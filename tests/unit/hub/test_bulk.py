@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,12 @@ from cmf.objects.local import LocalObjects
 from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
 from tests.histories import Writer
-from tests.hubs import HubProcess, running
+from tests.hubs import HubProcess
 
 pytestmark = pytest.mark.xdist_group("hub-bulk")
 
 ADMIN = Caller(principal=1, name="admin", roles=(wire.Role("", "admin"),))
 LARGE = bytes(wire.SMALL_BYTES + 1)
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    folder = tmp_path_factory.mktemp("hub")
-    with running(folder / "hub", folder / "state") as process:
-        yield process
 
 
 def small(data: bytes, *, folder: bool = False) -> wire.Small:

@@ -290,8 +290,7 @@ def test_a_peer_brings_no_more_than_its_quota_and_the_rest_goes_on(hubs: Two) ->
 
 def test_a_large_file_whose_fetch_from_a_peer_was_cut_goes_on_where_it_was(hubs: Two) -> None:
     a, b = hubs
-    proxy = Proxy(16 << 10)
-    proxy.target = b.port
+    proxy = Proxy(16 << 10, target=b.port)
     writer = Writer("cut", seed=46)
     node = writer.execution("cut/train", 1)
     large = os.urandom(12 << 20)
@@ -322,8 +321,7 @@ def _output(writer: Writer, node: str, scope: str, digest: str, size: int) -> No
 
 def test_a_turn_costs_what_differs_and_not_what_the_hubs_hold(hubs: Two) -> None:
     a, b = hubs
-    proxy = Proxy()
-    proxy.target = b.port
+    proxy = Proxy(target=b.port)
     writer = Writer("many", seed=42)
     for number in range(300):
         writer.execution(f"many/stage{number}", number)
