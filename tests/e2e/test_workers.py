@@ -23,7 +23,7 @@ from cmf.remote import HubClient
 from cmf.transfer import LocalPeer, transfer
 from tests import databases
 from tests.histories import Writer
-from tests.hubs import HubProcess, joined, running
+from tests.hubs import HubProcess, joined, running, until
 
 pytestmark = pytest.mark.xdist_group("postgres")
 WAIT_SECONDS = 60.0
@@ -37,12 +37,12 @@ def server() -> Iterator[databases.Server]:
         yield made
 
 
-def until(said: str, true: Callable[[], bool]) -> None:
-    """Wait until something is true."""
-    ends = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < ends, f"not {said} within {WAIT_SECONDS} s"
-        threading.Event().wait(0.02)
+@pytest.fixture
+def hub(tmp_path: Path, server: databases.Server) -> Iterator[HubProcess]:
+    """Run a hub of two workers over a database of its own."""
+    database = databases.another(server.url)
+    with running(tmp_path / "hub", tmp_path / "state", options=WORKERS, database=database) as process:
+        yield process
 
 
 class Load:
@@ -111,7 +111,7 @@ class Load:
     def goes_on(self) -> None:
         """Wait until more is acknowledged."""
         enough = len(self.acknowledged) + 12
-        until("acknowledging", lambda: bool(self._failures) or len(self.acknowledged) >= enough)
+        until(lambda: bool(self._failures) or len(self.acknowledged) >= enough)
         assert not self._failures
 
     def end(self) -> None:
@@ -126,44 +126,40 @@ class Load:
 
 
 def test_nothing_acknowledged_is_lost_and_no_cursor_skips_it_whatever_is_killed(
-    tmp_path: Path, server: databases.Server
+    hub: HubProcess, tmp_path: Path, server: databases.Server
 ) -> None:
-    database = databases.another(server.url)
-    with running(tmp_path / "hub", tmp_path / "state", options=WORKERS, database=database) as hub:
-        load = Load(hub, tmp_path, 4)
-        load.goes_on()
-        workers = databases.children(hub.process.pid)
-        os.kill(workers[0], signal.SIGKILL)
-        load.goes_on()
-        until("two workers again", lambda: len(set(databases.children(hub.process.pid)) - {workers[0]}) == 2)
-        server.kill()
-        server.start()
-        load.goes_on()
-        workers = databases.children(hub.process.pid)
-        hub.kill()
-        until("without workers", lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-    with running(tmp_path / "hub", tmp_path / "state", port=hub.port, options=WORKERS, database=database) as hub:
+    load = Load(hub, tmp_path, 4)
+    load.goes_on()
+    workers = databases.children(hub.process.pid)
+    os.kill(workers[0], signal.SIGKILL)
+    load.goes_on()
+    until(lambda: len(set(databases.children(hub.process.pid)) - {workers[0]}) == 2)
+    server.kill()
+    server.start()
+    load.goes_on()
+    workers = databases.children(hub.process.pid)
+    hub.kill()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    with running(tmp_path / "hub", tmp_path / "state", port=hub.port, options=WORKERS, database=hub.database) as again:
         load.goes_on()
         load.end()
-        check_nothing_is_missing(hub, load, tmp_path)
+        check_nothing_is_missing(again, load, tmp_path)
 
 
 def test_who_is_killed_while_it_gives_positions_in_the_log_leaves_no_hole_and_loses_nothing(
-    tmp_path: Path, server: databases.Server
+    hub: HubProcess, tmp_path: Path, server: databases.Server
 ) -> None:
-    database = databases.another(server.url)
-    with running(tmp_path / "hub", tmp_path / "state", options=WORKERS, database=database) as hub:
-        load = Load(hub, tmp_path, 3)
-        load.goes_on()
-        with psycopg.connect(database) as held:
-            held.execute("SELECT size FROM cmf.hub_log FOR UPDATE")  # whoever gives positions next waits for this
-            until("giving positions", lambda: bool(ports_that_wait(server.url)))
-            (port,) = ports_that_wait(server.url)
-            (sequencer,) = [pid for pid in databases.children(hub.process.pid) if port in ports_of(pid)]
-            os.kill(sequencer, signal.SIGKILL)
-        load.goes_on()
-        load.end()
-        check_nothing_is_missing(hub, load, tmp_path)
+    load = Load(hub, tmp_path, 3)
+    load.goes_on()
+    with psycopg.connect(hub.database) as held:
+        held.execute("SELECT size FROM cmf.hub_log FOR UPDATE")  # whoever gives positions next waits for this
+        until(lambda: bool(ports_that_wait(server.url)))
+        (port,) = ports_that_wait(server.url)
+        (sequencer,) = [pid for pid in databases.children(hub.process.pid) if port in ports_of(pid)]
+        os.kill(sequencer, signal.SIGKILL)
+    load.goes_on()
+    load.end()
+    check_nothing_is_missing(hub, load, tmp_path)
 
 
 def check_nothing_is_missing(hub: HubProcess, load: Load, folder: Path) -> None:
@@ -188,24 +184,22 @@ def ports_of(pid: int) -> set[int]:
     return {int(line[1].partition(":")[2], 16) for line in lines if f"socket:[{line[9]}]" in mine}
 
 
-def test_workers_are_one_hub_to_who_asks_and_end_together(tmp_path: Path, server: databases.Server) -> None:
-    database = databases.another(server.url)
-    with running(tmp_path / "hub", tmp_path / "state", options=WORKERS, database=database) as hub:
-        workers = databases.children(hub.process.pid)
-        assert len(workers) == 2
-        seen: set[str] = set()
-        with urllib3.PoolManager(retries=False) as pool:
-            for _ in range(20):  # each over a connection of its own: whichever worker takes it
-                answer = pool.request("GET", f"{hub.url}/v1/ready", headers={"connection": "close"})
-                assert answer.status == 200
-            page = pool.request("GET", f"{hub.url}/metrics", headers={"authorization": f"Bearer {hub.token}"}).data
-        for line in page.decode().splitlines():
-            assert line not in seen or line.startswith("#")
-            seen.add(line)
-        assert 'cmf_hub_requests_total{method="GET",route="/v1/ready",status="200"} 20.0' in seen
-        assert "cmf_hub_requests_running 1.0" in seen
-        assert "cmf_hub_log_size 0.0" in seen
-        assert hub.stop() == 0
+def test_workers_are_one_hub_to_who_asks_and_end_together(hub: HubProcess) -> None:
+    workers = databases.children(hub.process.pid)
+    assert len(workers) == 2
+    seen: set[str] = set()
+    with urllib3.PoolManager(retries=False) as pool:
+        for _ in range(20):  # each over a connection of its own: whichever worker takes it
+            answer = pool.request("GET", f"{hub.url}/v1/ready", headers={"connection": "close"})
+            assert answer.status == 200
+        page = pool.request("GET", f"{hub.url}/metrics", headers={"authorization": f"Bearer {hub.token}"}).data
+    for line in page.decode().splitlines():
+        assert line not in seen or line.startswith("#")
+        seen.add(line)
+    assert 'cmf_hub_requests_total{method="GET",route="/v1/ready",status="200"} 20.0' in seen
+    assert "cmf_hub_requests_running 1.0" in seen
+    assert "cmf_hub_log_size 0.0" in seen
+    assert hub.stop() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
