@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +80,16 @@ def run(
     }
     streams = terminal.Streams() if output else None
     out, err = streams.outputs if streams else (None, None)
-    try:
-        child = subprocess.Popen(watching.command(command), env=watching.environment(ours), stdout=out, stderr=err)
-    except OSError as error:
-        if streams:
-            streams.abandon()
-        watching.ended(0)
-        os.unlink(told)
-        return _not_started(Finished(run, watching), command[0], error)
-    with _signals_to(child):
+    with _signals() as pass_to:
+        try:
+            child = subprocess.Popen(watching.command(command), env=watching.environment(ours), stdout=out, stderr=err)
+        except OSError as error:
+            if streams:
+                streams.abandon()
+            watching.ended(0)
+            os.unlink(told)
+            return _not_started(Finished(run, watching), command[0], error)
+        pass_to(child)
         returned = streams.copy(child) if streams else child.wait()
     if streams and streams.kept.size:
         run.keep_output(streams.kept.take(), streams.kept.size)
@@ -141,17 +142,42 @@ def _told(path: str) -> dict[str, set[str]]:
 
 
 @contextlib.contextmanager
-def _signals_to(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """While a command runs: ctrl-C reaches it from the terminal itself, other signals are passed on."""
+def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """While a command runs: ctrl-C reaches it from the terminal itself, other signals are passed on.
+
+    The function is told the command when it was started. What comes before that is passed on then, ctrl-C too: between
+    fork and exec it reaches Python's handler, which is gone with the exec.
+    """
+    before: dict[int, Any] = {}
+    early: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            child.send_signal(number)
+        if child is None:
+            early.append(number)
+        elif number != signal.SIGINT:
+            send(child, number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def send(to: subprocess.Popen[bytes], number: int) -> None:
+        # `Popen.send_signal` would reap one that has ended, which `Streams.copy` is yet to wait for.
+        if to.returncode is None:
+            with contextlib.suppress(OSError):  # it is another user's, such as sudo's
+                os.kill(to.pid, number)
+
+    def take(*numbers: int) -> None:
+        before.update({number: signal.signal(number, forward) for number in numbers if number not in before})
+
+    def pass_to(started: subprocess.Popen[bytes]) -> None:
+        nonlocal child
+        child = started
+        take(*FORWARDED)
+        for number in early:
+            send(started, number)
+
+    # What is ignored (by `nohup`, say) must still be when the command is started, which inherits that.
+    take(*(number for number in (signal.SIGINT, *FORWARDED) if signal.getsignal(number) is not signal.SIG_IGN))
     try:
-        yield
+        yield pass_to
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

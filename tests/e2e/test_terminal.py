@@ -84,6 +84,17 @@ def test_output_is_not_kept_if_that_is_said(tmp_path: Path) -> None:
     assert cmf(tmp_path, "show", newest["id"], "--output", code=3).err
 
 
+def states_of(group: int) -> set[str]:
+    """Return the states, such as ``S`` or ``T``, of the processes of a group."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group:
+                found.add(state)
+    return found
+
+
 class Terminal:
     """A shell in a real terminal of its own, typed into and read."""
 
@@ -113,6 +124,13 @@ class Terminal:
             if select.select([self.master], [], [], 0.2)[0]:
                 self.screen += os.read(self.master, 65536)
         raise AssertionError(f"never saw {pattern!r}: {self.screen.decode(errors='replace')}")
+
+    def wait_until_stopped(self, group: int) -> None:
+        """Wait until no process of a group runs: the shell says so of a job as soon as its first process stops."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while states_of(group) - {"T", "Z"}:
+            assert time.monotonic() < deadline, f"{group} never stopped: {states_of(group)}"
+            time.sleep(0.01)
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -174,9 +192,11 @@ def test_ctrl_c_ends_the_command_and_is_recorded(terminal: Terminal, tmp_path: P
 def test_ctrl_z_stops_and_fg_goes_on(terminal: Terminal, tmp_path: Path) -> None:
     terminal.type(f'{RUN}sh -c "echo started; read line; echo got \\$line"; echo "code $?"\n')
     terminal.wait(r"^started")
+    job = os.tcgetpgrp(terminal.master)
     terminal.type("\x1a")
     terminal.wait(r"Stopped")
     terminal.wait(r"^code 148\s+\$ $")
+    terminal.wait_until_stopped(job)  # else it may still take what is typed next
     terminal.type("fg\n")
     terminal.wait(r"read line")
     terminal.type("hello\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import os
+import subprocess
 import sys
 from typing import Any, NoReturn
 
@@ -111,6 +112,9 @@ def main() -> NoReturn:
     """Run the command line, and end the process with the right exit code."""
     debug = "--debug" in sys.argv[1:3]
     code = 1
+    # What we start shares our terminal. Ctrl-Z that stops it between vfork and exec would leave us waiting where no
+    # signal stops us, and the shell waiting for us; after a fork both stop. This is Python's documented switch.
+    subprocess._USE_VFORK = False  # type: ignore[misc]  # noqa: SLF001
     try:
         with paging.paged(sys.argv):
             outcome: Any = cli.main(prog_name="cmf", standalone_mode=False)

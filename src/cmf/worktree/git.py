@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import stat
 import subprocess
 import tempfile
@@ -405,6 +406,31 @@ def address(root: Path) -> str:
     return uri.bare(address, query=False)
 
 
+def start(
+    folder: str | bytes | os.PathLike[str],
+    *arguments: str,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start git in a folder, to be asked without a change; its standard output is a pipe. `OSError` if it can't.
+
+    Ctrl-Z does not stop it. It is sent to all that share the terminal, and would stop git between vfork and exec too:
+    there the thread that started it waits where no signal stops it, so that the program around us would neither stop
+    nor go on, and nobody get their shell back.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+    try:
+        return subprocess.Popen(
+            ["git", *READ_ONLY, "-C", os.fspath(folder), *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd="/",
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _git(
     folder: str | bytes | os.PathLike[str], *arguments: str, bytes_max: int = 1 << 20, given: bytes = b""
 ) -> bytes | None:
@@ -412,12 +438,9 @@ def _git(
 
     ``given`` is what it reads.
     """
-    command: list[str | bytes] = ["git", *READ_ONLY, "-C", os.fspath(folder), *arguments]
     try:
         with _as_file(given) as source:
-            process = subprocess.Popen(
-                command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
-            )
+            process = start(folder, *arguments, stdin=source)
     except OSError:
         return None
     timer = threading.Timer(SECONDS_MAX, process.kill)

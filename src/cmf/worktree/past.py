@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from cmf.errors import NotFoundError, UnreachableError, UsageError
-from cmf.worktree.git import READ_ONLY
+from cmf.worktree import git
 
 _ALL = ("--branches", "--tags", "--remotes", "HEAD")
 
@@ -44,18 +44,20 @@ def commits(folder: str, revisions: Sequence[str], patterns: Sequence[str]) -> I
     for revision in revisions:
         if revision.startswith("-"):
             raise UsageError(f"'{revision}' is no revision.", hint="Such as main, v1..v2, or a commit's hash.")
-    command = ["git", *READ_ONLY, "-C", folder, "-c", "log.showRoot=true", "log", "--topo-order", "--reverse"]
-    command += ["--format=%x01%H%x02%P%x02%ct%x02%aN <%aE>%x00", "-m", "--raw", "--no-abbrev", "--no-renames", "-z"]
-    command += ["--full-history", "--no-color", "--no-show-signature", "--encoding=UTF-8", *(revisions or _ALL)]
-    command += ["--", *patterns]
+    arguments = ["-c", "log.showRoot=true", "log", "--topo-order", "--reverse"]
+    arguments += ["--format=%x01%H%x02%P%x02%ct%x02%aN <%aE>%x00", "-m", "--raw", "--no-abbrev", "--no-renames", "-z"]
+    arguments += ["--full-history", "--no-color", "--no-show-signature", "--encoding=UTF-8", *(revisions or _ALL)]
+    arguments += ["--", *patterns]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd="/")
+        process = git.start(folder, *arguments, stderr=subprocess.PIPE)
     except OSError as error:
         raise UnreachableError(f"git cannot be started: {error}.", hint="Install git.") from error
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["git failed"]
+    with process:
+        found, errors = process.communicate()
+    if process.returncode:
+        said = errors.decode("utf-8", "replace").strip().splitlines() or ["git failed"]
         raise UsageError(f"git cannot tell the history of {folder}: {said[0]}.", hint="Is the revision right?")
-    yield from _parse(done.stdout)
+    yield from _parse(found)
 
 
 def _parse(answer: bytes) -> Iterator[Commit]:
@@ -109,13 +111,7 @@ class Blobs:
     def __init__(self, folder: str, *, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         try:
-            self._git = subprocess.Popen(
-                ["git", *READ_ONLY, "-C", folder, "cat-file", "--batch"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-            )
+            self._git = git.start(folder, "cat-file", "--batch", stdin=subprocess.PIPE)
         except OSError as error:
             raise UnreachableError(f"git cannot be started: {error}.", hint="Install git.") from error
 
