@@ -1,4 +1,4 @@
-"""Data at a URL is an input or output of a run, versioned where it lies: at a web server, and in a bucket of S3."""
+"""Data at a URL is an input or output of a run, versioned where it lies: at a web server, and in a cloud's bucket."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cmf.repo import open_repo
-from tests import buckets, web
+from tests import azurite, buckets, web
 from tests.commands import cmf, script
 from tests.web import Answer
 
@@ -57,37 +57,44 @@ with cmf.run("p/prepare") as run:
 
 PUT = """
 import cmf, obstore, os
-from obstore.store import S3Store
-settings = {"region": "us-east-1", "endpoint": os.environ["AWS_ENDPOINT_URL"]}
-store = S3Store("data", config=settings, client_options={"allow_http": True})
+from obstore.store import from_url
+store = from_url(os.environ["BUCKET"], client_options={"allow_http": True})
 with cmf.run("p/make") as run:
     obstore.put(store, "in/a b.csv", b"id,label\\n" * int(os.environ["ROWS"]))
-    run.output("s3://data/in/a b.csv", name="table")
+    run.output(os.environ["BUCKET"] + "/in/a b.csv", name="table")
 """
 USE = """
-import cmf
+import cmf, os
 with cmf.run("p/use") as run:
-    run.input("s3://data/in/a b.csv")
-    run.input("s3://data/in/a b.csv", hash=True, role="hashed")
-    run.input("s3://data/lacks")
+    run.input(os.environ["BUCKET"] + "/in/a b.csv")
+    run.input(os.environ["BUCKET"] + "/in/a b.csv", hash=True, role="hashed")
+    run.input(os.environ["BUCKET"] + "/lacks")
 """
 
 
-@pytest.mark.xdist_group("s3")
-def test_what_one_run_put_into_a_bucket_another_one_used(tmp_path: Path, s3: str) -> None:
-    keys = buckets.environment(s3)
+@pytest.mark.parametrize("cloud", ["s3", "az"])
+def test_what_one_run_put_into_a_bucket_another_one_used(
+    cloud: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if cloud == "s3":
+        bucket, secret = f"s3://{buckets.NAME}", "AWS_SECRET_ACCESS_KEY"
+        keys = buckets.environment(request.getfixturevalue("s3"))
+    else:
+        bucket, secret = f"az://{azurite.NAME}", "AZURE_STORAGE_ACCOUNT_KEY"
+        keys = azurite.environment(request.getfixturevalue("azure"))
+    keys["BUCKET"] = bucket
     for rows in ("1000", "1001"):
-        assert "s3://data/lacks" in script(tmp_path, PUT + USE, env={**keys, "ROWS": rows}).err
-    refused = script(tmp_path, USE, env={**keys, "AWS_SECRET_ACCESS_KEY": "none"})
+        assert f"{bucket}/lacks" in script(tmp_path, PUT + USE, env={**keys, "ROWS": rows}).err
+    refused = script(tmp_path, USE, env={**keys, secret: "bm9uZQ=="})
     assert "refuses us" in refused.err
     with open_repo(tmp_path) as repo:
         refused_run, *found = [view for view in repo.executions() if view.stage == "use"]
         assert (refused_run.status, refused_run.inputs) == ("finished", ())
         for view, count in zip(found, (1001, 1000), strict=True):
             named, hashed = sorted(view.inputs, key=lambda use: use.role)
-            assert {named.path, hashed.path} == {"s3://data/in/a b.csv"}
+            assert {named.path, hashed.path} == {f"{bucket}/in/a b.csv"}
             data = b"id,label\n" * count
             assert hashed.artifact == "sha256:" + hashlib.sha256(data).hexdigest()
-            assert named.artifact == alias(f"etag:{named.attributes['etag']} s3://data/in/a b.csv")
+            assert named.artifact == alias(f"etag:{named.attributes['etag']} {bucket}/in/a b.csv")
             assert named.size == hashed.size == len(data)
             assert [above.stage for above in repo.lineage(view.node).ancestors()] == ["make"]
